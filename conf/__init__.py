@@ -1,0 +1,1 @@
+"""The YAML that ships as the default."""

@@ -1,0 +1,1 @@
+"""Pipeline YAML to dataflow: the plan, the stage, one file a transformer, the engine's adapter."""

@@ -1,0 +1,99 @@
+"""Who has what: a key's partition, a target's slot, a slot's owner.
+
+* partition(key): jump consistent hash (Lamping and Veach 2014, arXiv:1406.2294) of xxh64 (seed 0, UTF-8).
+* slot(target): the same hash into finer slots.
+* owners(slots, members): weighted rendezvous hashing (Thaler and Ravishankar 1998; weights as Schindelhauer and Schomaker 2005)
+  with bounded load (Mirrokni, Thorup, Zadimoghaddam 2018, arXiv:1608.01350): each agent works it out alone.
+
+Never Python's hash(): it differs from process to process.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+
+import xxhash
+
+PARTITIONS = 64
+SLOTS = 1024
+
+
+def key_hash(key: str) -> int:
+    """xxh64 of the key's UTF-8, seed 0."""
+    return xxhash.xxh64_intdigest(key.encode())
+
+
+def jump(hashed: int, buckets: int) -> int:
+    """Jump consistent hash: a 64-bit hash to one of `buckets`; when they grow from n to m, only (m - n)/m of the keys move."""
+    if buckets < 1:
+        raise ValueError(f"buckets must be at least 1, not {buckets}")
+    b, j = -1, 0
+    while j < buckets:
+        b = j
+        hashed = (hashed * 2862933555777941757 + 1) & 0xFFFFFFFFFFFFFFFF
+        j = int((b + 1) * (1 << 31) / ((hashed >> 33) + 1))
+    return b
+
+
+@lru_cache(maxsize=1 << 18)
+def partition(key: str, partitions: int = PARTITIONS) -> int:
+    """The partition of a resource. Cached: the same resources come back each period."""
+    return jump(key_hash(key), partitions)
+
+
+def partitions_of(keys: Iterable[str], partitions: int = PARTITIONS) -> list[int]:
+    """The partition of each key, in order."""
+    return [partition(k, partitions) for k in keys]
+
+
+@lru_cache(maxsize=1 << 18)
+def slot(target: str, slots: int = SLOTS) -> int:
+    """The slot of a polled target."""
+    return jump(key_hash(target), slots)
+
+
+def hash_byte(key: str) -> int:
+    """The byte that stored keys begin with: independent of the partition count, so that it may grow."""
+    return key_hash(key) >> 56
+
+
+def _score(slot_number: int, member: str, weight: float) -> float:
+    """Rendezvous score: -w / ln(u) for a uniform u that only the pair decides."""
+    raw = xxhash.xxh64_intdigest(f"{slot_number}\x00{member}".encode())
+    u = (raw + 0.5) / 2.0**64
+    return -weight / math.log(u) if u < 1.0 else math.inf
+
+
+def owners(
+    members: Mapping[str, float] | Sequence[str], slots: int = SLOTS, bound: float = 1.05
+) -> dict[int, str]:
+    """Owner of each slot, given the live members (id to weight, or ids of weight 1).
+
+    A member takes at most ceil(bound * slots * its share of the weight). Each slot goes to the member with the
+    highest score that still has room. Slots are served in the order of their best score's strength, so the result depends
+    on the set of members only, not on the order in which they are listed. No members: nobody owns anything.
+    """
+    weights = dict(members) if isinstance(members, Mapping) else dict.fromkeys(members, 1.0)
+    if any(not w > 0 for w in weights.values()):
+        raise ValueError("weights must be above 0")
+    if not weights:
+        return {}
+    if bound < 1:
+        raise ValueError(f"bound must be at least 1, not {bound}")
+    total = sum(weights.values())
+    room = {m: math.ceil(bound * slots * w / total) for m, w in weights.items()}
+    ranked = [
+        sorted(((_score(s, m, w), m) for m, w in weights.items()), reverse=True) for s in range(slots)
+    ]
+    # Strongest claims first: who must give way to a full member is decided by hash, not by slot number.
+    order = sorted(range(slots), key=lambda s: (-ranked[s][0][0], s))
+    result: dict[int, str] = {}
+    for s in order:
+        for _, member in ranked[s]:
+            if room[member]:
+                room[member] -= 1
+                result[s] = member
+                break
+    return result

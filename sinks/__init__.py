@@ -1,0 +1,1 @@
+"""Where samples go to, one file a system: stores and publishers."""
