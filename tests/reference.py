@@ -192,7 +192,6 @@ class Dedupe:
 
         unit: int
         source: str
-        newest_time: int
         newest: int | None = None
         seen: set[int] = field(default_factory=set)
 
@@ -207,8 +206,10 @@ class Dedupe:
         if message.interval:
             series = sample.name, sample.resource_id
             grid = self.grids.get(series)
-            if grid is None or _forgotten(watermark, grid.newest_time, self.options.series_ttl):
-                grid = self.Grid(message.interval * SECOND, sample.source, sample.timestamp)
+            if grid is None or (
+                grid.newest is not None and _forgotten(watermark, grid.newest * grid.unit, self.options.series_ttl)
+            ):
+                grid = self.Grid(message.interval * SECOND, sample.source)
                 self.grids[series] = grid
             on_grid = (
                 sample.source == grid.source
@@ -221,7 +222,6 @@ class Dedupe:
                     if period in grid.seen:
                         return True
                     grid.newest = period if grid.newest is None else max(grid.newest, period)
-                    grid.newest_time = max(grid.newest_time, sample.timestamp)
                     grid.seen = {p for p in grid.seen | {period} if p > grid.newest - 64}
                     return False
         bucket = (0 if watermark == MIN_TIME else watermark) // self.bucket_length
@@ -272,11 +272,10 @@ class Step:
     def derived(self, row: Row, **changes: Any) -> Row:
         """What a step makes of one sample."""
         before = row.sample
-        lanes = np.frombuffer(before.id, np.uint64)
-        hi, lo = identity.mix(lanes[:1], lanes[1:], *identity.step_key(self.sink, self.number))
+        hi, lo = (int.from_bytes(lane, "little") for lane in (before.id[:8], before.id[8:]))
         origin = before.origin or identity.raw_origin(before.source, before.name)
         changes = {
-            "id": _bytes(int(hi[0]), int(lo[0])),
+            "id": _mixed(hi, lo, *identity.step_key(self.sink, self.number)),
             "origin": identity.step_origin(origin, self.sink, self.number),
             "source": self.options.sample_source,
             "measured_at": NEVER,
@@ -302,11 +301,13 @@ class Step:
 
     def finite(self, volume: float) -> float | None:
         """The volume, clamped; None, counted, where it is not finite."""
+        most = self.target.get("max")
+        if most and volume > most:  # NaN stays NaN.
+            volume = float(most)
         if not math.isfinite(volume):
             self.count("not_finite")
             return None
-        most = self.target.get("max")
-        return float(min(volume, most) if most else volume)
+        return volume
 
 
 class Difference(Step):
@@ -419,6 +420,7 @@ class Arithmetic(Step):
 
         rows: dict[str, Row] = field(default_factory=dict)
         last: Row | None = None
+        late: bool = False
         published: bool = False
 
     @dataclass
@@ -435,6 +437,7 @@ class Arithmetic(Step):
         self.expression = compile_join(self.target["expr"])
         self.meters: tuple[str, ...] = tuple(self.expression.meters)
         self.hold = _micros(self.parameters.get("hold") or 0)
+        self.own_interval = _micros(self.parameters.get("interval") or 60)
         self.sources: list[tuple[Source, MeterFilter]] = [
             (s, MeterFilter(s.meters)) for s in pipeline.sources if sink.name in s.sinks and s.interval
         ]
@@ -459,7 +462,7 @@ class Arithmetic(Step):
                     continue
                 if self.hold:
                     for meter in self.meters:
-                        held = self._held(resource, meter, pane)
+                        held = self._held(resource, meter, pane, watermark)
                         if meter not in waiting.rows and held is not None:
                             waiting.rows[meter] = held
                 if len(waiting.rows) == len(self.meters):
@@ -488,6 +491,7 @@ class Arithmetic(Step):
             self.count("already_published")
             return []
         waiting.rows[sample.name] = waiting.last = row
+        waiting.late |= sample.late
         if len(waiting.rows) < len(self.meters):
             return []
         return self._joined(waiting, period)
@@ -495,16 +499,16 @@ class Arithmetic(Step):
     def passed(self, watermark: int) -> int:
         if watermark in (MIN_TIME, MAX_TIME):
             return watermark
-        length = max(self.interval(m) for m in self.meters)
-        return (watermark - self.options.lateness) // length * length
+        return (watermark - self.options.lateness) // self.own_interval * self.own_interval
 
-    def _held(self, resource: str, meter: str, pane: Arithmetic.Pane) -> Row | None:
+    def _held(self, resource: str, meter: str, pane: Arithmetic.Pane, watermark: int) -> Row | None:
         best: Row | None = None
+        oldest = watermark - self.hold - self.options.lateness - self.own_interval
         for row in self.arrived:
             sample = row.sample
             if (sample.resource_id, sample.name) != (resource, meter):
                 continue
-            if not pane.period - self.hold < sample.timestamp < pane.end:
+            if not pane.period - self.hold < sample.timestamp < pane.end or sample.timestamp < oldest:
                 continue
             if best is None or sample.timestamp >= best.sample.timestamp:
                 best = row
@@ -523,12 +527,7 @@ class Arithmetic(Step):
             self.count("not_finite")
             return []
         hi, lo = identity.resource_key(first.resource_id)
-        lanes = identity.keyed(
-            *identity.base_key(("join", self.sink, self.number)),
-            np.array([hi], np.uint64),
-            np.array([lo], np.uint64),
-            np.array([period], np.int64),
-        )
+        raw = _mixed(hi ^ period, lo, *identity.base_key(("join", self.sink, self.number)))
         sample = Sample(
             name=self.target.get("name") or first.name,
             type=self.target.get("type") or first.type,
@@ -540,8 +539,9 @@ class Arithmetic(Step):
             timestamp=last.sample.timestamp,
             metadata=first.metadata,
             source=self.options.sample_source,
-            id=_bytes(int(lanes[0][0]), int(lanes[1][0])),
+            id=raw,
             origin=identity.join_origin(self.sink, self.number),
+            late=waiting.late,
         )
         return [Row(sample, last.interval)]
 
@@ -616,10 +616,10 @@ class Aggregator(Step):
         first, last = group.samples[0], group.samples[-1]
         if self.span:
             self.published[key] += 1
-            whose = key[0]
-            parts = "aggregate", self.sink, self.number, *whose, group.window, group.closing, number
+            hi, lo = identity.digest("aggregate", self.sink, self.number, *key[0])
+            raw = _mixed(hi ^ group.window, lo ^ group.closing, number, 0)
         else:
-            parts = "aggregate", self.sink, self.number, first.id
+            raw = self.derived(Row(first, 0)).sample.id
         volume = self._volume([s.volume for s in group.samples], first.type)
         if not math.isfinite(volume):
             self.count("not_finite")
@@ -636,7 +636,7 @@ class Aggregator(Step):
             timestamp=(last if self._policy("timestamp") == "last" else first).timestamp,
             metadata=metadata,
             source=self.options.sample_source,
-            id=_bytes(*identity.digest(*parts)),
+            id=raw,
             origin=identity.join_origin(self.sink, self.number),
             late=group.late,
         )
@@ -736,5 +736,6 @@ def _micros(seconds: Any) -> int:
     return round(seconds * SECOND)
 
 
-def _bytes(hi: int, lo: int) -> bytes:
-    return hi.to_bytes(8, "little") + lo.to_bytes(8, "little")
+def _mixed(hi: int, lo: int, key_hi: Any, key_lo: Any) -> bytes:
+    lanes = np.array([hi], np.uint64), np.array([lo], np.uint64)
+    return identity.pack(*identity.mix(*lanes, np.uint64(key_hi), np.uint64(key_lo))).tobytes()
