@@ -1,0 +1,311 @@
+"""The settings: conf/nephoscope.yaml, overridden by a file, then by NEPHOSCOPE_… variables, then by flags.
+
+Secrets stand in a file by reference only: ``${env:NAME}`` or ``${file:path}``. What every key means is said, once, in
+conf/nephoscope.yaml.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from nephoscope.errors import ConfigError, Problem, nearest
+
+PREFIX: Final = "NEPHOSCOPE_"
+FILE_VARIABLE: Final = "NEPHOSCOPE_CONFIG"
+PLACES: Final = (Path("nephoscope.yaml"), Path("/etc/nephoscope/nephoscope.yaml"))
+"""Where a settings file is looked for when none is named."""
+
+ALIASES: Final = {
+    "time_to_live": "database.metering_time_to_live",
+    "metering_time_to_live": "database.metering_time_to_live",
+    "database.time_to_live": "database.metering_time_to_live",
+    "metering_secret": "telemetry_secret",
+}
+"""Names that Ceilometer gave an option at some time, and ours."""
+
+_PATHS: Final = ("state_dir", "pipeline_cfg_file", "polling_cfg_file")
+_REFERENCE = re.compile(r"\$\{(env|file):([^}]*)\}")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class LogSettings(_Section):
+    """The log that samples travel on."""
+
+    url: str
+    retention: float = Field(gt=0)
+    retention_bytes: int = Field(ge=0)
+
+
+class DatabaseSettings(_Section):
+    """The store of samples."""
+
+    connection: SecretStr
+    metering_time_to_live: int = Field(ge=-1)
+
+
+class Settings(_Section):
+    """All settings. Times are in seconds; paths are absolute, or None where Nephoscope's own file is meant."""
+
+    state_dir: Path
+    partitions: int = Field(ge=1, le=65536)
+    pipeline_cfg_file: Path | None
+    polling_cfg_file: Path | None
+    sample_source: str = Field(min_length=1)
+    telemetry_secret: SecretStr
+    max_sample_bytes: int = Field(ge=1024)
+    log: LogSettings
+    lateness: float = Field(ge=0)
+    max_ahead: float = Field(ge=0)
+    max_future: float = Field(ge=0)
+    dedupe_horizon: float = Field(gt=0)
+    series_ttl: float = Field(gt=0)
+    flow_workers: int = Field(ge=1, le=64)
+    epoch_interval: float = Field(gt=0)
+    database: DatabaseSettings
+
+    @property
+    def store_url(self) -> str:
+        """The URL of the store, passwords included: not for logs."""
+        return self.database.connection.get_secret_value() or f"sqlite:///{self.state_dir / 'samples.db'}"
+
+    @property
+    def log_path(self) -> Path:
+        """The file of the embedded log."""
+        _, _, path = self.log.url.partition("://")
+        return Path(path) if path else self.state_dir / "log.db"
+
+    @property
+    def recovery_dir(self) -> Path:
+        """Where the flow keeps its snapshots."""
+        return self.state_dir / "recovery"
+
+    def pipeline_file(self) -> Path:
+        """The pipeline to run: the user's, or the one that ships."""
+        return self.pipeline_cfg_file or shipped("pipeline.yaml")
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """A value as somebody gave it, and where."""
+
+    value: Any
+    file: str = ""
+    line: int = 0
+
+    def problem(self, field: str, message: str, hint: str = "") -> Problem:
+        return Problem(message, file=self.file, line=self.line, field=field, hint=hint)
+
+
+def shipped(name: str) -> Path:
+    """A file of the conf package: a default that ships with Nephoscope."""
+    # The distribution is installed unpacked, so a resource is a file.
+    return Path(str(resources.files("conf").joinpath(name)))
+
+
+def keys() -> tuple[str, ...]:
+    """Every setting's name, sections dotted."""
+    return tuple(_keys(Settings))
+
+
+def _keys(model: type[BaseModel], above: str = "") -> Iterable[str]:
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _keys(field.annotation, f"{above}{name}.")
+        else:
+            yield above + name
+
+
+def find_file(environment: Mapping[str, str] | None = None) -> Path | None:
+    """The settings file that applies when none is named on the command line; None: there is none."""
+    named = (os.environ if environment is None else environment).get(FILE_VARIABLE)
+    if named:
+        return Path(named)
+    return next((p for p in PLACES if p.is_file()), None)
+
+
+def load_settings(
+    file: Path | None = None,
+    *,
+    environment: Mapping[str, str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+) -> Settings:
+    """The settings that apply.
+
+    Args:
+        file: the user's file; by default `find_file` looks for one.
+        environment: the variables; by default the process's own.
+        flags: dotted names and values that beat all others.
+
+    Raises:
+        ConfigError: with everything that is wrong, in file, variables and flags.
+
+    """
+    environment = os.environ if environment is None else environment
+    file = file or find_file(environment)
+    problems: list[Problem] = []
+    given = _from_file(shipped("nephoscope.yaml"), problems, Path.cwd())
+    if file is not None:
+        given |= _from_file(file, problems, file.absolute().parent)
+    given |= _from_variables(environment, problems)
+    given |= _from_flags(flags or {}, problems)
+    given = {name: _referenced(name, item, environment, problems) for name, item in given.items()}
+    settings = _validated(given, problems)
+    if problems or settings is None:
+        raise ConfigError(problems)
+    return settings
+
+
+def _from_file(file: Path, problems: list[Problem], base: Path) -> dict[str, _Given]:
+    try:
+        tree, line = _read(file)
+    except ConfigError as error:
+        problems += error.problems
+        return {}
+    return _flat(tree, str(file), line, problems, base)
+
+
+def _read(file: Path) -> tuple[Any, Callable[[tuple[str, ...]], int]]:
+    try:
+        text = file.read_text(encoding="utf-8")
+        node = yaml.compose(text, yaml.SafeLoader)
+        tree = yaml.safe_load(text)
+    except OSError as error:
+        raise ConfigError([Problem(f"cannot be read: {error.strerror}", file=str(file))]) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError([Problem(f"not YAML: {error}", file=str(file))]) from None
+
+    def line(path: tuple[str, ...]) -> int:
+        at = node
+        where = 1
+        for part in path:
+            for key, value in at.value:
+                if key.value == part:
+                    where, at = key.start_mark.line + 1, value
+        return where
+
+    return tree, line
+
+
+def _flat(
+    tree: Any, file: str, line: Callable[[tuple[str, ...]], int], problems: list[Problem], base: Path
+) -> dict[str, _Given]:
+    """The leaves of a settings file by their dotted names, in the order of the file."""
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        problems.append(Problem("a settings file is a mapping of names to values", file=file, line=1))
+        return {}
+    known = keys()
+    sections = {k.partition(".")[0] for k in known if "." in k}
+    out: dict[str, _Given] = {}
+    for key, value in tree.items():
+        at = _Given(value, file, line((key,)))
+        if str(key) not in sections:
+            _put(out, str(key), at, problems, base)
+        elif isinstance(value, dict):
+            for inner, leaf in value.items():
+                _put(out, f"{key}.{inner}", _Given(leaf, file, line((key, inner))), problems, base)
+        elif value is not None:
+            problems.append(at.problem(key, f"must be a mapping, not {type(value).__name__}"))
+    return out
+
+
+def _put(out: dict[str, _Given], key: str, item: _Given, problems: list[Problem], base: Path | None = None) -> None:
+    known = keys()
+    name = ALIASES.get(key, key)
+    if name not in known:
+        problems.append(item.problem(key, "there is no such setting", nearest(key, [*known, *ALIASES])))
+        return
+    if name in out and name != key:
+        problems.append(item.problem(key, f"is another name of {name}, which is given as well"))
+        return
+    if name in _PATHS and base and isinstance(item.value, str) and item.value:
+        item = _Given(str(base / Path(item.value).expanduser()), item.file, item.line)
+    out[name] = item
+
+
+def _from_variables(environment: Mapping[str, str], problems: list[Problem]) -> dict[str, _Given]:
+    by_variable = {PREFIX + k.upper().replace(".", "__"): k for k in (*keys(), *ALIASES)}
+    out: dict[str, _Given] = {}
+    for variable in sorted(environment):
+        if not variable.startswith(PREFIX) or variable == FILE_VARIABLE:
+            continue
+        item = _Given(environment[variable], "environment")
+        key = by_variable.get(variable)
+        if key is not None:
+            _put(out, key, item, problems, Path.cwd())
+            continue
+        # Others use the prefix as well (Kubernetes: NEPHOSCOPE_SERVICE_HOST): only what looks like a slip is refused.
+        if difflib.get_close_matches(variable, by_variable, n=1, cutoff=0.9):
+            problems.append(item.problem(variable, "there is no such setting", nearest(variable, by_variable)))
+    return out
+
+
+def _from_flags(flags: Mapping[str, Any], problems: list[Problem]) -> dict[str, _Given]:
+    out: dict[str, _Given] = {}
+    for key, value in flags.items():
+        if value is not None:
+            _put(out, key, _Given(str(value) if isinstance(value, Path) else value, "command line"), problems, Path.cwd())
+    return out
+
+
+def _referenced(name: str, item: _Given, environment: Mapping[str, str], problems: list[Problem]) -> _Given:
+    """The value with its references replaced."""
+    if not isinstance(item.value, str) or "${" not in item.value:
+        return item
+
+    def replace(match: re.Match[str]) -> str:
+        kind, what = match.groups()
+        if kind == "env":
+            if what not in environment:
+                problems.append(item.problem(name, f"the variable {what} is not set"))
+            return environment.get(what, "")
+        try:
+            return Path(what).expanduser().read_text(encoding="utf-8").rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            problems.append(item.problem(name, f"cannot read {what}: {reason}"))
+            return ""
+
+    text = _REFERENCE.sub(replace, item.value)
+    if "${" in _REFERENCE.sub("", item.value):
+        problems.append(item.problem(name, "a reference is ${env:NAME} or ${file:path}"))
+    return _Given(text, item.file, item.line)
+
+
+def _validated(given: Mapping[str, _Given], problems: list[Problem]) -> Settings | None:
+    tree: dict[str, Any] = {}
+    for name, item in given.items():
+        section, _, inner = name.rpartition(".")
+        value = None if name.endswith("_cfg_file") and item.value == "" else item.value
+        (tree.setdefault(section, {}) if section else tree)[inner] = value
+    known = {p.field for p in problems}
+    try:
+        settings = Settings.model_validate(tree)
+    except ValidationError as error:
+        for fault in error.errors(include_url=False, include_input=False, include_context=False):
+            name = ".".join(str(p) for p in fault["loc"])
+            item = given.get(name, _Given(None))
+            message = fault["msg"][0].lower() + fault["msg"][1:]
+            # What is missing or empty because of a problem that is known is no second problem.
+            if name not in known and not (fault["type"] == "missing" and problems):
+                problems.append(item.problem(name, message))
+        return None
+    for key in _PATHS:
+        path = getattr(settings, key)
+        if key != "state_dir" and path is not None and not path.is_file():
+            problems.append(given[key].problem(key, f"there is no file {path}"))
+    return settings
