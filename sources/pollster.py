@@ -1,0 +1,86 @@
+"""The contract of a pollster: a plain callable that reads one target, and the table of the meters it can give.
+
+A *target* is what one call asks: a host, a domain, one listing of a service in a region. Its samples may belong to many
+resources. A pollster knows nothing of periods, partitions or topics::
+
+    def poll(resource: str, meters: Collection[str]) -> Iterable[Reading]: ...
+
+    THERMOMETER = Pollster("thermometer", METERS, poll, discovery="local_node")
+
+and is found by the entry point group ``nephoscope.pollster``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import msgspec
+
+from nephoscope.errors import NephoscopeError
+from nephoscope.times import NEVER
+
+
+class Meter(NamedTuple):
+    """What a pollster can give. `resource` says in words what the resource_id of its samples is."""
+
+    name: str
+    type: str
+    unit: str
+    resource: str
+    description: str
+
+
+class Reading(msgspec.Struct, frozen=True, gc=False):
+    """What was read of one meter of one resource. The agent makes a sample of it: timestamp, source and id are its business.
+
+    `metadata`: the resource's metadata, or its JSON text. Readings of one resource do well to share one object: it is then written
+    once. `measured_at`: microseconds, where the pollster knows better than "during the call".
+    """
+
+    meter: Meter
+    volume: float
+    resource_id: str
+    metadata: Mapping[str, Any] | str = "{}"
+    user_id: str = ""
+    project_id: str = ""
+    measured_at: int = NEVER
+
+
+class PermanentError(NephoscopeError):
+    """The target cannot be polled until somebody changes something (it needs another password): silenced, re-tried now and then."""
+
+
+def takes_all(_resource: str) -> bool:
+    """The default of Pollster.takes."""
+    return True
+
+
+Poll = Callable[[str, Collection[str]], Iterable[Reading]]
+"""Reads a target: (its name, the meters that are wanted). It may give more meters: they are left out. It may raise anything."""
+Discover = Callable[[str], Iterable[str]]
+"""Names the targets that there are now, given the parameter of `name://parameter` ('' where there is none)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pollster:
+    """A named way to read targets.
+
+    `takes` tells whether a resource that a source names is one of its targets; `discovery` is where it finds targets when a source names
+    none; `timeout` (seconds) overrides the agent's; `namespace` is the agent's `--namespace` that it belongs to.
+    """
+
+    name: str
+    meters: tuple[Meter, ...]
+    poll: Poll
+    discovery: str = ""
+    takes: Callable[[str], bool] = takes_all
+    timeout: float | None = None
+    namespace: str = "central"
+
+    @property
+    def description(self) -> str:
+        """The first sentence of the callable's docstring."""
+        return (inspect.getdoc(self.poll) or "").partition("\n\n")[0].replace("\n", " ")
