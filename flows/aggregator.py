@@ -1,0 +1,508 @@
+"""aggregator: one sample for many, over windows of event time or groups of a size (docs/semantics.md).
+
+A pane holds the groups of one window (or of one late part of it; or all groups, where there are no windows): a row a key, in the
+order in which the groups were opened. Windows and late parts all close at multiples of `retention_time`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flows.interning import Columns, I32, I64, SeriesIndex, rounds
+from flows.plan import Options, PlanStep
+from flows.rows import F64, Rows, Strings, Watermarks, join_rows, pool_block
+from flows.target import Target, compile_target, scaled
+from nephoscope import identity
+from nephoscope.times import MAX_TIME, MIN_TIME, NEVER, SECOND
+
+MEAN, SUM, LAST, FIRST, MIN, MAX = range(6)
+_MODES = {"mean": MEAN, "sum": SUM, "last": LAST, "first": FIRST, "min": MIN, "max": MAX, "avg": MEAN}
+_MODE_OF_KIND = np.array([MEAN, SUM, LAST], np.int8)
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregator:
+    """A compiled aggregator. `user`, `project`: '' where they are part of the key, else first or last."""
+
+    target: Target
+    size: int
+    span: int
+    user: str
+    project: str
+    metadata: str
+    timestamp: str
+    mode: int
+    ttl: int
+
+
+def compile_step(parameters: Mapping[str, Any], options: Options, _sink: Any) -> Aggregator:
+    """Compile checked parameters."""
+    size = int(parameters.get("size") or 0)
+    span = round(float(parameters.get("retention_time") or 0) * SECOND)
+    if not size and not span:
+        size = 1
+
+    def policy(name: str, default: str) -> str:
+        value = parameters.get(name)
+        return default if value is None else value if value in ("first", "drop") else "last"
+
+    def key_policy(name: str) -> str:
+        value = parameters.get(name)
+        return "" if value is None else "first" if value == "first" else "last"
+
+    return Aggregator(
+        target=compile_target(parameters),
+        size=size,
+        span=span,
+        user=key_policy("user_id"),
+        project=key_policy("project_id"),
+        metadata=policy("resource_metadata", "last"),
+        timestamp="last" if parameters.get("timestamp") == "last" else "first",
+        mode=_MODES[parameters["volume"]] if parameters.get("volume") else -1,
+        ttl=options.micros("series_ttl"),
+    )
+
+
+_KEYS: dict[str, tuple[Any, Any]] = {
+    "name": (np.int32, 0),
+    "resource": (np.int32, 0),
+    "user": (np.int32, -1),
+    "project": (np.int32, -1),
+    "hi": (np.uint64, 0),
+    "lo": (np.uint64, 0),
+}
+_GROUP: dict[str, tuple[Any, Any]] = {
+    "key": (np.int32, 0),
+    "count": (np.int64, 0),
+    "sum": (np.float64, 0.0),
+    "mode": (np.int8, 0),
+    "kind": (np.int8, 0),
+    "unit": (np.int32, 0),
+    "first_time": (np.int64, 0),
+    "last_time": (np.int64, 0),
+    "user": (np.int32, 0),
+    "project": (np.int32, 0),
+    "metadata": (np.int32, 0),
+    "late": (bool, False),
+    "opened": (np.int64, 0),
+    "hi": (np.uint64, 0),
+    "lo": (np.uint64, 0),
+    "part": (np.int64, 0),
+    "live": (bool, False),
+}
+
+
+class Keys:
+    """Numbers for (name, resource, user, project): found by (name, resource), the rest compared, exceptions in a dictionary."""
+
+    __slots__ = ("columns", "index", "others")
+
+    def __init__(self) -> None:
+        self.index = SeriesIndex()
+        self.columns = Columns(_KEYS)
+        self.others: dict[tuple[int, int, int], int] = {}
+
+    def find(self, step: PlanStep, name: I32, resource: I32, user: I32, project: I32, strings: Strings) -> I32:
+        """The key number of each row; user and project are -1 where they are not part of the key."""
+        slot = self.index.find((resource.astype(np.int64) << 32) | name)
+        columns = self.columns
+        columns.ensure(self.index.size)
+        unset = columns["user"][slot] == -1
+        if unset.any():
+            # The first row of a new key says what user and project it has.
+            some = np.flatnonzero(unset)[::-1]
+            self._fill(step, slot[some], name[some], resource[some], user[some], project[some], strings)
+        other = (columns["user"][slot] != user + 2) | (columns["project"][slot] != project + 2)
+        if other.any():
+            slot = slot.copy()
+            for i in np.flatnonzero(other).tolist():
+                triple = (int(slot[i]), int(user[i]), int(project[i]))
+                number = self.others.get(triple)
+                if number is None:
+                    number = self.others[triple] = int(self.index.allocate(1)[0])
+                    columns.ensure(self.index.size)
+                    one = slice(i, i + 1)
+                    self._fill(step, np.array([number]), name[one], resource[one], user[one], project[one], strings)
+                slot[i] = number
+        return slot
+
+    def _fill(
+        self, step: PlanStep, slot: Any, name: I32, resource: I32, user: I32, project: I32, strings: Strings
+    ) -> None:
+        columns = self.columns
+        columns["name"][slot], columns["resource"][slot] = name, resource
+        columns["user"][slot], columns["project"][slot] = user + 2, project + 2
+        names, resources, texts = strings.names.values, strings.resources.values, strings.texts.values
+        for s in np.unique(slot).tolist():
+            u, p = int(columns["user"][s]) - 2, int(columns["project"][s]) - 2
+            columns["hi"][s], columns["lo"][s] = identity.digest(
+                "aggregate",
+                step.sink,
+                step.position,
+                names[columns["name"][s]],
+                resources[columns["resource"][s]],
+                texts[u] if u >= 0 else "",
+                texts[p] if p >= 0 else "",
+            )
+
+    def forget(self, used: npt.NDArray[np.bool_]) -> int:
+        """Drop the keys that are not marked in `used` (one flag a number); how many. They carry nothing from group to group."""
+        before = len(self.index) + len(self.others)
+        for triple in [t for t, number in self.others.items() if not used[number]]:
+            self.index.give_back(self.others.pop(triple))
+        used[[base for base, _, _ in self.others]] = True
+        self.index.release(~used)
+        self.columns.clear(np.flatnonzero(~used))
+        return before - len(self.index) - len(self.others)
+
+
+@dataclass(slots=True)
+class Pane:
+    """Groups of one window or late part; `start` and `closing` are MIN_TIME and MAX_TIME where there are no windows."""
+
+    start: int
+    closing: int
+    late: bool
+    count: int = 0
+    slot_of: I32 = field(default_factory=lambda: np.empty(0, np.int32))
+    columns: Columns = field(default_factory=lambda: Columns(_GROUP))
+    parts: dict[int, int] = field(default_factory=dict)
+
+    def room(self, keys: int) -> None:
+        """Make slot_of cover all keys."""
+        if len(self.slot_of) < keys:
+            grown = np.full(int(keys * 1.25) + 16, -1, np.int32)
+            grown[: len(self.slot_of)] = self.slot_of
+            self.slot_of = grown
+
+
+@dataclass(slots=True)
+class AggregatorState:
+    """Keys, and open panes by (start, closing)."""
+
+    keys: Keys = field(default_factory=Keys)
+    panes: dict[tuple[int, int], Pane] = field(default_factory=dict)
+
+    def forget(self, _before: int) -> int:
+        """Drop the keys that no open group has; how many."""
+        used = np.zeros(self.keys.index.size, bool)
+        for pane in self.panes.values():
+            columns = pane.columns
+            used[columns["key"][: pane.count][columns["live"][: pane.count]]] = True
+            used[list(pane.parts)] = True
+        gone = self.keys.forget(used)
+        for pane in self.panes.values():
+            pane.slot_of[: len(used)][~used[: len(pane.slot_of)]] = -1
+        return gone
+
+    def used(self) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+        """(pool, numbers) of every string that the state refers to."""
+        keys = self.keys
+        size = keys.index.size
+        named = keys.columns["user"][:size] != -1
+        yield "names", keys.columns["name"][:size][named]
+        yield "resources", keys.columns["resource"][:size][named]
+        for column in ("user", "project"):
+            numbers = keys.columns[column][:size][named] - 2
+            yield "texts", numbers[numbers >= 0]
+        for pane in self.panes.values():
+            for column, pool in (("user", "texts"), ("project", "texts"), ("metadata", "texts"), ("unit", "units")):
+                yield pool, pane.columns[column][: pane.count]
+
+
+def aggregator(
+    step: PlanStep,
+    state: AggregatorState,
+    rows: Rows,
+    marks: Watermarks,
+    strings: Strings,
+    source: int,
+    counts: dict[str, int],
+) -> Rows:
+    """What is published in this call, in order."""
+    program: Aggregator = step.program
+    empty = rows.take(slice(0, 0))
+    if len(rows):
+        volume, bad = scaled(program.target, rows, strings, counts)
+        if bad is not None:
+            rows, volume = rows.take(~bad), volume[~bad]
+    else:
+        volume = rows.volume
+    work = _Work(step, program, state, rows, volume, strings, source, counts)
+    span = program.span
+    if span:
+        # Everything closes at multiples of the span: cut the call where the watermark passes one.
+        ticks = marks.values // span
+        cuts = np.flatnonzero(np.concatenate(([True], ticks[1:] != ticks[:-1])))
+    else:
+        cuts = np.arange(len(marks.values))
+    starts = marks.positions[cuts]
+    edges = np.searchsorted(rows.position, starts)
+    edges = np.append(edges, len(rows))
+    for i, cut in enumerate(cuts.tolist()):
+        watermark = int(marks.values[cut])
+        work.close(watermark, int(starts[i]))
+        begin, end = int(edges[i]), int(edges[i + 1])
+        if end > begin:
+            # Without windows the watermark at the row's own position counts; with them only its tick does.
+            work.add(slice(begin, end), watermark)
+    return join_rows([*work.out, empty], strings)
+
+
+class _Work:
+    """One call's work on a state."""
+
+    def __init__(
+        self,
+        step: PlanStep,
+        program: Aggregator,
+        state: AggregatorState,
+        rows: Rows,
+        volume: F64,
+        strings: Strings,
+        source: int,
+        counts: dict[str, int],
+    ) -> None:
+        self.step, self.program, self.state, self.rows, self.volume = step, program, state, rows, volume
+        self.strings, self.source, self.counts = strings, source, counts
+        self.out: list[Rows] = []
+        if len(rows):
+            self.user = rows.texts("user_id", strings)
+            self.project = rows.texts("project_id", strings)
+            self.metadata = rows.texts("resource_metadata", strings) if program.metadata != "drop" else None
+            absent = np.full(len(rows), -1, np.int32)
+            self.key = state.keys.find(
+                step,
+                rows.name,
+                rows.resource(strings),
+                absent if program.user else self.user,
+                absent if program.project else self.project,
+                strings,
+            )
+
+    def add(self, part: slice, watermark: int) -> None:
+        """Rows between two closings, at one tick of the watermark."""
+        span = self.program.span
+        index = np.arange(part.start, part.stop)
+        if not span:
+            self.add_to(self.pane(MIN_TIME, MAX_TIME, late=False), index, watermark)
+            return
+        start = self.rows.time[part] // span * span
+        late_closing = (watermark // span + 1) * span
+        if (start == start[0]).all():
+            self.add_window(int(start[0]), late_closing, watermark, index)
+            return
+        for value in np.unique(start).tolist():
+            self.add_window(value, late_closing, watermark, index[start == value])
+
+    def add_window(self, start: int, late_closing: int, watermark: int, index: I64) -> None:
+        end = start + self.program.span
+        late = watermark >= end
+        if late:
+            self.counts["late"] = self.counts.get("late", 0) + len(index)
+        self.add_to(self.pane(start, late_closing if late else end, late=late), index, watermark)
+
+    def pane(self, start: int, closing: int, *, late: bool) -> Pane:
+        found = self.state.panes.get((start, closing))
+        if found is None:
+            found = self.state.panes[start, closing] = Pane(start, closing, late)
+        return found
+
+    def add_to(self, pane: Pane, index: I64, watermark: int) -> None:
+        key = self.key[index]
+        pane.room(self.state.keys.index.size)
+        parts = rounds(key, self.state.keys.index.size)
+        if parts is None:
+            self.update(pane, index, key, watermark)
+        elif self.program.size:
+            for some in parts:
+                self.update(pane, index[some], key[some], watermark)
+        else:
+            # Groups cannot fill up: open them in the order of arrival, then add everything in order.
+            self.update(pane, index, key, watermark, repeated=True)
+
+    def update(self, pane: Pane, index: I64, key: I32, watermark: int, *, repeated: bool = False) -> None:
+        program, rows = self.program, self.rows
+        slot = pane.slot_of[key]
+        fresh = slot < 0
+        if fresh.any():
+            first = np.flatnonzero(fresh)
+            if repeated:
+                _, where = np.unique(key[first], return_index=True)
+                first = first[np.sort(where)]
+            new = np.arange(pane.count, pane.count + len(first), dtype=np.int32)
+            pane.slot_of[key[first]] = new
+            pane.count += len(first)
+            pane.columns.ensure(pane.count)
+            self.open(pane, new, index[first], key[first], watermark)
+            slot = pane.slot_of[key]
+        columns = pane.columns
+        self.accumulate(columns, slot, index, repeated=repeated)
+        if program.size:
+            full = columns["count"][slot] >= program.size
+            if full.any():
+                self.leave(pane, slot[full], rows.position[index[full]])
+
+    def open(self, pane: Pane, slot: I32, index: I64, key: I32, watermark: int) -> None:
+        columns, rows, mode = pane.columns, self.rows, self.program.mode
+        columns["key"][slot] = key
+        columns["count"][slot] = 0
+        columns["kind"][slot] = rows.kind[index]
+        columns["mode"][slot] = mode if mode >= 0 else _MODE_OF_KIND[rows.kind[index]]
+        columns["unit"][slot] = rows.unit[index]
+        columns["first_time"][slot] = rows.time[index]
+        columns["user"][slot], columns["project"][slot] = self.user[index], self.project[index]
+        if self.metadata is not None:
+            columns["metadata"][slot] = self.metadata[index]
+        columns["late"][slot] = pane.late
+        columns["opened"][slot] = watermark
+        columns["hi"][slot], columns["lo"][slot] = rows.hi[index], rows.lo[index]
+        columns["live"][slot] = True
+        if self.program.size and self.program.span:
+            columns["part"][slot] = [pane.parts.get(k, 0) for k in key.tolist()]
+
+    def accumulate(self, columns: Columns, slot: I32, index: I64, *, repeated: bool) -> None:
+        program, rows = self.program, self.rows
+        volume, total, count = self.volume[index], columns["sum"], columns["count"]
+        modes = columns["mode"][slot]
+        new = count[slot] == 0
+        if repeated:
+            # The first row of a new group sets what the others are compared with or added to.
+            _, first = np.unique(slot, return_index=True)
+            head = np.zeros(len(slot), bool)
+            head[first] = True
+            new &= head
+        if new.any():
+            total[slot[new]] = volume[new]
+        more = ~new
+        if more.any():
+            at, of, mode = slot[more], volume[more], modes[more]
+            for number in np.unique(mode).tolist():
+                these = mode == number
+                _combine(number, total, at[these], of[these])
+        if repeated:
+            np.add.at(count, slot, 1)
+        else:
+            count[slot] += 1
+        # With repeated indices numpy keeps the last value: the last by arrival.
+        columns["last_time"][slot] = rows.time[index]
+        if program.user == "last":
+            columns["user"][slot] = self.user[index]
+        if program.project == "last":
+            columns["project"][slot] = self.project[index]
+        if self.metadata is not None and program.metadata == "last":
+            columns["metadata"][slot] = self.metadata[index]
+        if rows.late[index].any():
+            np.logical_or.at(columns["late"], slot, rows.late[index])
+
+    def leave(self, pane: Pane, slot: I32, position: I64) -> None:
+        """Groups that have their size."""
+        order = np.argsort(position, kind="stable")
+        slot, position = slot[order], position[order]
+        self.publish(pane, slot, position)
+        key = pane.columns["key"][slot]
+        pane.slot_of[key] = -1
+        pane.columns["live"][slot] = False
+        if self.program.span:
+            for k in key.tolist():
+                pane.parts[k] = pane.parts.get(k, 0) + 1
+        live = pane.columns["live"][: pane.count]
+        if pane.count > 1024 and np.count_nonzero(live) < pane.count // 4:
+            _squeeze(pane, live)
+
+    def close(self, watermark: int, position: int) -> None:
+        """Publish what the watermark closes."""
+        panes = self.state.panes
+        if self.program.span:
+            for start, closing in sorted(k for k in panes if k[1] <= watermark):
+                pane = panes.pop((start, closing))
+                slot = np.flatnonzero(pane.columns["live"][: pane.count])
+                self.publish(pane, slot, np.full(len(slot), position))
+            return
+        pane_ = panes.get((MIN_TIME, MAX_TIME))
+        if pane_ is None:
+            return
+        columns = pane_.columns
+        due = columns["live"][: pane_.count] & (columns["opened"][: pane_.count] + self.program.ttl <= watermark)
+        if due.any():
+            slot = np.flatnonzero(due)
+            self.publish(pane_, slot, np.full(len(slot), position))
+            pane_.slot_of[columns["key"][slot]] = -1
+            columns["live"][slot] = False
+
+    def publish(self, pane: Pane, slot: Any, position: I64) -> None:
+        if not len(slot):
+            return
+        program, columns, keys, strings = self.program, pane.columns, self.state.keys.columns, self.strings
+        key = columns["key"][slot]
+        n = len(slot)
+        metadata = columns["metadata"][slot] if program.metadata != "drop" else np.full(n, strings.texts.number("{}"))
+        block = pool_block(
+            keys["resource"][key], columns["user"][slot], columns["project"][slot], metadata, strings=strings
+        )
+        volume = columns["sum"][slot]
+        mode, kind = columns["mode"][slot], columns["kind"][slot]
+        mean = mode == MEAN
+        if mean.any():
+            volume = np.where(mean, volume / columns["count"][slot], volume)
+        if program.span:
+            hi, lo = identity.mix(
+                keys["hi"][key] ^ np.array(pane.start, np.int64).view(np.uint64),
+                keys["lo"][key] ^ np.array(pane.closing, np.int64).view(np.uint64),
+                columns["part"][slot].astype(np.uint64),
+                np.uint64(0),
+            )
+        else:
+            step_key = identity.step_key(self.step.sink, self.step.position)
+            hi, lo = identity.mix(columns["hi"][slot], columns["lo"][slot], *step_key)
+        target = program.target
+        finite = np.isfinite(volume)
+        rows = Rows(
+            block,
+            np.arange(n),
+            position,
+            target.names(keys["name"][key], strings.names),
+            kind if target.kind < 0 else np.full(n, target.kind, np.int8),
+            target.units(columns["unit"][slot], strings.units),
+            np.full(n, self.source, np.int32),
+            np.full(n, strings.origins.number(identity.join_origin(self.step.sink, self.step.position)), np.int32),
+            volume,
+            columns["first_time" if program.timestamp == "first" else "last_time"][slot],
+            np.full(n, NEVER),
+            hi,
+            lo,
+            columns["late"][slot],
+            np.zeros(n, np.int64),
+        )
+        if not finite.all():
+            self.counts["not_finite"] = self.counts.get("not_finite", 0) + int((~finite).sum())
+            rows = rows.take(finite)
+        self.out.append(rows)
+
+
+def _combine(mode: int, total: F64, slot: I32, volume: F64) -> None:
+    """Bring volumes into their groups' totals, in order."""
+    if mode in (MEAN, SUM):
+        # Unbuffered and in order, so a sum does not depend on how the log was cut into batches.
+        np.add.at(total, slot, volume)
+    elif mode == LAST:
+        total[slot] = volume
+    elif mode == MIN:
+        np.minimum.at(total, slot, volume)
+    elif mode == MAX:
+        np.maximum.at(total, slot, volume)
+
+
+def _squeeze(pane: Pane, live: npt.NDArray[np.bool_]) -> None:
+    """Move the live groups of a pane together, in order."""
+    kept = np.flatnonzero(live)
+    for name, array in pane.columns.arrays.items():
+        pane.columns.arrays[name][: len(kept)] = array[kept]
+    pane.columns["live"][len(kept) : pane.count] = False
+    pane.count = len(kept)
+    pane.slot_of[pane.columns["key"][: pane.count]] = np.arange(pane.count, dtype=np.int32)

@@ -1,0 +1,529 @@
+"""arithmetic: an expression over several meters of a resource, once a period (docs/semantics.md).
+
+A pane holds the sets of one period: a row a resource, in the order of their first arrival. What a set carries on (user,
+project, metadata, unit, type of the meters whose attributes are used) is a reference into the current block while the call lasts, and becomes
+the partition's own numbers only if the set is still open when the call ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flows.interning import Columns, I32, I64
+from flows.plan import DEFAULT_JOIN_INTERVAL, Options, PlanSink, PlanStep
+from flows.rows import F64, Rows, Strings, Watermarks, join_rows, pool_block
+from flows.target import Target, compile_target, unusable
+from nephoscope import identity
+from nephoscope.expressions import JoinExpression, compile_join
+from nephoscope.sample import TYPES
+from nephoscope.times import MAX_TIME, MIN_TIME, NEVER, SECOND
+
+
+@dataclass(frozen=True, slots=True)
+class Arithmetic:
+    """A compiled arithmetic. `attributed`: the meters of which more than the volume is used; the first always is."""
+
+    expression: JoinExpression
+    meters: tuple[str, ...]
+    attributed: tuple[int, ...]
+    target: Target
+    interval: int
+    hold: int
+    lateness: int
+    sink: PlanSink
+    step_interval: int
+
+    def span_of(self, meter: str) -> int:
+        """The period of a meter's samples that are not polled, in microseconds."""
+        return (self.step_interval or self.sink.interval(meter) or DEFAULT_JOIN_INTERVAL) * SECOND
+
+
+def compile_step(parameters: Mapping[str, Any], options: Options, sink: PlanSink) -> Arithmetic:
+    """Compile checked parameters."""
+    target = dict(parameters["target"])
+    expression = compile_join(target.pop("expr"))
+    target.pop("scale", None)
+    own = int(parameters.get("interval") or 0)
+    read = {meter for meter, attribute in expression.reads if attribute != "volume"}
+    return Arithmetic(
+        expression=expression,
+        meters=expression.meters,
+        attributed=tuple(m for m, name in enumerate(expression.meters) if m == 0 or name in read),
+        target=compile_target({"target": target}),
+        interval=(own or DEFAULT_JOIN_INTERVAL) * SECOND,
+        hold=round(float(parameters.get("hold") or 0) * SECOND),
+        lateness=options.micros("lateness"),
+        sink=sink,
+        step_interval=own,
+    )
+
+
+_KEPT = ("user", "project", "metadata", "unit", "kind", "source", "time", "hi", "lo")
+
+
+@dataclass(slots=True)
+class Pane:
+    """The sets of one period."""
+
+    period: int
+    end: int
+    expiry: int
+    count: int
+    slot_of: dict[int, int]
+    columns: Columns
+
+
+def new_pane(period: int, end: int, expiry: int, program: Arithmetic) -> Pane:
+    """An empty pane."""
+    meters = len(program.meters)
+    fill: dict[str, tuple[Any, Any]] = {
+        "resource": (np.int32, 0),
+        "have": (np.uint64, 0),
+        "done": (bool, False),
+        "late": (bool, False),
+        "polled": (np.int64, 0),
+        "time": (np.int64, 0),
+    }
+    for m in range(meters):
+        fill[f"v{m}"] = (np.float64, 0.0)
+    for m in program.attributed:
+        fill[f"ref{m}"] = (np.int32, -1)
+        for name in _KEPT:
+            dtype: Any = {"time": np.int64, "kind": np.int8, "hi": np.uint64, "lo": np.uint64}.get(name, np.int32)
+            fill[f"{name}{m}"] = (dtype, 0)
+    return Pane(period, end, expiry, 0, {}, Columns(fill))
+
+
+@dataclass(slots=True)
+class Held:
+    """A row that `hold` may carry over."""
+
+    time: int
+    volume: float
+    kept: tuple[Any, ...]
+
+
+@dataclass(slots=True)
+class ArithmeticState:
+    """Open panes by period, and what `hold` remembers by (resource, meter)."""
+
+    panes: dict[int, Pane] = field(default_factory=dict)
+    held: dict[tuple[int, int], list[Held]] = field(default_factory=dict)
+
+    def forget(self, before: int) -> int:
+        """Drop held rows older than `before`; how many resources and meters have none left."""
+        old = [key for key, held in self.held.items() if all(h.time < before for h in held)]
+        for key in old:
+            del self.held[key]
+        return len(old)
+
+    def used(self) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+        """(pool, numbers) of every string that the state refers to."""
+        for pane in self.panes.values():
+            for name, array in pane.columns.arrays.items():
+                pool = _POOLS.get(name.rstrip("0123456789"))
+                if pool:
+                    yield pool, array[: pane.count]
+        if self.held:
+            yield "resources", np.array([r for r, _ in self.held])
+            kept = np.array([h.kept[:6] for held in self.held.values() for h in held], np.int64).reshape(-1, 6)
+            yield "texts", kept[:, :3].reshape(-1)
+            yield "units", kept[:, 3]
+            yield "sources", kept[:, 5]
+
+
+def arithmetic(
+    step: PlanStep,
+    state: ArithmeticState,
+    rows: Rows,
+    marks: Watermarks,
+    strings: Strings,
+    source: int,
+    counts: dict[str, int],
+) -> Rows:
+    """The sets that became complete, in order. Rows of meters that the expression does not name are swallowed."""
+    program: Arithmetic = step.program
+    meter_numbers = [strings.names.number(m) for m in program.meters]
+    meter = np.full(len(rows), -1, np.int64)
+    for m, number in enumerate(meter_numbers):
+        meter[rows.name == number] = m
+    if len(rows) and (meter < 0).any():
+        rows, meter = rows.take(meter >= 0), meter[meter >= 0]
+    spans = np.array([program.span_of(m) for m in program.meters], np.int64)
+    polled = rows.polled > 0
+    if polled.all():
+        period, end = rows.time, rows.time + 1
+    else:
+        span = spans[meter]
+        start = rows.time // span * span
+        period = np.where(polled, rows.time, start)
+        end = np.where(polled, rows.time + 1, start + span)
+    watermark = np.ascontiguousarray(marks.at(rows.position))
+    expiry = np.maximum(end, np.where(watermark <= MIN_TIME, MIN_TIME, watermark + program.lateness))
+    work = _Work(step, program, state, rows, meter, period, end, expiry, strings, source, counts)
+    work.watermark = watermark
+    work.resource = rows.resource(strings) if len(rows) else np.empty(0, np.int32)
+    done, n = 0, len(rows)
+    while True:
+        due = min((p.expiry for p in state.panes.values()), default=MAX_TIME)
+        stop = n
+        if done < n:
+            # A pane that a row opens may expire before a later row of this call.
+            bound = np.minimum(due, np.minimum.accumulate(expiry[done:]))
+            over = np.flatnonzero(watermark[done + 1 :] >= bound[:-1])
+            stop = done + 1 + int(over[0]) if len(over) else n
+            if watermark[done] >= due:
+                stop = done
+        if stop > done:
+            work.add(done, stop)
+            done = stop
+            due = min((p.expiry for p in state.panes.values()), default=MAX_TIME)
+        if done < n:
+            work.expire(int(watermark[done]), marks)
+        else:
+            if marks.last >= due:
+                work.expire(marks.last, marks)
+            break
+    work.keep()
+    return join_rows([*work.out, rows.take(slice(0, 0))], strings)
+
+
+class _Work:
+    """One call's work on a state."""
+
+    def __init__(
+        self,
+        step: PlanStep,
+        program: Arithmetic,
+        state: ArithmeticState,
+        rows: Rows,
+        meter: I64,
+        period: I64,
+        end: I64,
+        expiry: I64,
+        strings: Strings,
+        source: int,
+        counts: dict[str, int],
+    ) -> None:
+        self.step, self.program, self.state, self.rows = step, program, state, rows
+        self.meter, self.period, self.end, self.expiry = meter, period, end, expiry
+        self.strings, self.source, self.counts = strings, source, counts
+        self.out: list[Rows] = []
+        self.full = np.uint64((1 << len(program.meters)) - 1)
+        self.resource: I32
+        self.watermark: I64
+        self.touched: set[int] = set()
+
+    def count(self, reason: str, number: int) -> None:
+        if number:
+            self.counts[reason] = self.counts.get(reason, 0) + number
+
+    def add(self, start: int, stop: int) -> None:
+        """Rows start..stop, during which no pane expires."""
+        period = self.period[start:stop]
+        if (period == period[0]).all():
+            self.add_to_pane(int(period[0]), np.arange(start, stop))
+            return
+        for value in np.unique(period).tolist():
+            self.add_to_pane(value, start + np.flatnonzero(period == value))
+
+    def add_to_pane(self, period: int, index: I64) -> None:
+        pane = self.state.panes.get(period)
+        if pane is None:
+            first = int(index[0])
+            pane = new_pane(period, int(self.end[first]), int(self.expiry[first]), self.program)
+            self.state.panes[period] = pane
+        self.touched.add(period)
+        slot_of = pane.slot_of
+        numbers = self.resource[index].tolist()
+        slots = [slot_of.get(r, -1) for r in numbers]
+        if -1 in slots:
+            before = pane.count
+            for k, r in enumerate(numbers):
+                if slots[k] < 0:
+                    slots[k] = slot_of.setdefault(r, len(slot_of))
+            pane.count = len(slot_of)
+            pane.columns.ensure(pane.count)
+            pane.columns["resource"][before : pane.count] = list(slot_of)[before:] if before else list(slot_of)
+        slot = np.array(slots, np.int64)
+        # A meter that comes twice for a set replaces its value until the set is complete: so go no further than the first repeat at a time.
+        pair = slot * len(self.program.meters) + self.meter[index]
+        begin = 0
+        while begin < len(index):
+            end = begin + _distinct_run(pair[begin:])
+            self.add_run(pane, index[begin:end], slot[begin:end])
+            begin = end
+
+    def add_run(self, pane: Pane, index: I64, slot: I64) -> None:
+        """Rows of one pane in which no (set, meter) occurs twice."""
+        rows, columns = self.rows, pane.columns
+        meter = self.meter[index]
+        done = columns["done"][slot]
+        if done.any():
+            self.count("already_published", int(done.sum()))
+            if self.program.hold:
+                self.remember(index[done])
+            index, slot, meter = index[~done], slot[~done], meter[~done]
+            if not len(index):
+                return
+        if self.program.hold:
+            self.remember(index)
+        have = columns["have"]
+        for m in range(len(self.program.meters)):
+            of = meter == m
+            at, rows_of = slot[of], index[of]
+            if not len(at):
+                continue
+            columns[f"v{m}"][at] = rows.volume[rows_of]
+            have[at] |= np.uint64(1 << m)
+            if m in self.program.attributed:
+                columns[f"ref{m}"][at] = rows_of
+        columns["late"][slot] |= rows.late[index]
+        complete = have[slot] == self.full
+        if not complete.all():
+            # What a set that hold fills may need of its last row.
+            columns["time"][slot] = rows.time[index]
+            columns["polled"][slot] = rows.polled[index]
+        if complete.any():
+            # The row that completes a set is its last one here.
+            last = np.full(pane.count, -1, np.int64)
+            last[slot] = index
+            ready = np.unique(slot[complete])
+            trigger = last[ready]
+            order = np.argsort(trigger, kind="stable")
+            ready, trigger = ready[order], trigger[order]
+            columns["done"][ready] = True
+            self.publish(pane, ready, rows.position[trigger], rows.time[trigger], rows.polled[trigger])
+
+    def publish(self, pane: Pane, slots: I64, position: I64, time: I64, polled: I64) -> None:
+        """Compute and emit complete sets."""
+        program, columns, rows, strings = self.program, pane.columns, self.rows, self.strings
+        resource = columns["resource"][slots]
+        values = {name: columns[f"v{m}"][slots] for m, name in enumerate(program.meters)}
+        reference = {m: columns[f"ref{m}"][slots] for m in program.attributed}
+        if any((r < 0).any() for r in reference.values()):
+            self.keep_pane(pane, slots)
+            block = pool_block(resource, *(columns[f"{c}0"][slots] for c in ("user", "project", "metadata")), strings=strings)
+            at: I64 = np.arange(len(slots))
+            unit, kind = columns["unit0"][slots], columns["kind0"][slots]
+            views = {
+                name: _KeptColumns(self, pane, slots, m, values[name]) if m in reference else _Volumes(values[name])
+                for m, name in enumerate(program.meters)
+            }
+        else:
+            block, at = rows.block, rows.at[reference[0]]
+            unit, kind = rows.unit[reference[0]], rows.kind[reference[0]]
+            views = {
+                name: _RowColumns(self, reference[m], values[name]) if m in reference else _Volumes(values[name])
+                for m, name in enumerate(program.meters)
+            }
+        volume, failed = program.expression.evaluate(views)
+        target = program.target
+        if target.maximum != np.inf:
+            volume = np.minimum(volume, target.maximum)
+        bad = unusable(volume, failed if failed.any() else None, self.counts)
+        keys = strings.resource_lanes(resource)
+        base = identity.base_key(("join", self.step.sink, self.step.position))
+        hi, lo = identity.keyed(*base, keys[:, 0], keys[:, 1], np.full(len(slots), pane.period))
+        n = len(slots)
+        name = strings.names.number(target.name or program.meters[0])
+        result = Rows(
+            block,
+            at,
+            position,
+            np.full(n, name, np.int32),
+            kind if target.kind < 0 else np.full(n, target.kind, np.int8),
+            target.units(unit, strings.units),
+            np.full(n, self.source, np.int32),
+            np.full(n, strings.origins.number(identity.join_origin(self.step.sink, self.step.position)), np.int32),
+            volume,
+            time,
+            np.full(n, NEVER),
+            hi,
+            lo,
+            columns["late"][slots].copy(),
+            polled,
+        )
+        self.out.append(result if bad is None else result.take(~bad))
+
+    def expire(self, watermark: int, marks: Watermarks) -> None:
+        """Close the panes whose time has come."""
+        gone = sorted((p.period, p.expiry) for p in self.state.panes.values() if p.expiry <= watermark)
+        for period, expiry in gone:
+            pane = self.state.panes.pop(period)
+            open_sets = np.flatnonzero(~pane.columns["done"][: pane.count])
+            if self.program.hold and len(open_sets):
+                open_sets = self.fill(pane, open_sets, watermark, marks.reaches(expiry) or 0)
+            self.count("incomplete", len(open_sets))
+
+    def fill(self, pane: Pane, slots: I64, watermark: int, position: int) -> I64:
+        """Publish those of these sets that held rows complete; the rest is returned."""
+        program, columns = self.program, pane.columns
+        self.keep_pane(pane, slots)
+        left, complete = [], []
+        oldest = watermark - program.hold - program.lateness - program.interval
+        for slot in slots.tolist():
+            resource = int(columns["resource"][slot])
+            found: list[tuple[int, Held]] = []
+            for m in range(len(program.meters)):
+                if not int(columns["have"][slot]) >> m & 1:
+                    candidates = [
+                        h
+                        for h in self.state.held.get((resource, m), [])
+                        if pane.period - program.hold < h.time < pane.end and h.time >= oldest
+                    ]
+                    if not candidates:
+                        break
+                    newest = max(h.time for h in candidates)
+                    found.append((m, [h for h in candidates if h.time == newest][-1]))
+            else:
+                for m, held in found:
+                    columns[f"v{m}"][slot] = held.volume
+                    if m in program.attributed:
+                        for name, value in zip(_KEPT, held.kept, strict=True):
+                            columns[f"{name}{m}"][slot] = value
+                complete.append(slot)
+                continue
+            left.append(slot)
+        if complete:
+            ready = np.array(complete)
+            where = np.full(len(ready), position)
+            self.publish(pane, ready, where, columns["time"][ready].copy(), columns["polled"][ready].copy())
+        return np.array(left, np.int64)
+
+    def remember(self, index: I64) -> None:
+        """Rows that hold may need; what is too old for any pane is dropped."""
+        program, rows = self.program, self.rows
+        texts = {c: rows.texts(f, self.strings) for c, f in _TEXTS.items()}
+        for i in index.tolist():
+            kept = (
+                *(int(texts[c][i]) for c in ("user", "project", "metadata")),
+                int(rows.unit[i]),
+                int(rows.kind[i]),
+                int(rows.source[i]),
+                int(rows.time[i]),
+                int(rows.hi[i]),
+                int(rows.lo[i]),
+            )
+            key = (int(self.resource[i]), int(self.meter[i]))
+            held = self.state.held.setdefault(key, [])
+            held.append(Held(int(rows.time[i]), float(rows.volume[i]), kept))
+            if len(held) > 8:
+                oldest = int(self.watermark[i]) - program.hold - program.lateness - program.interval
+                held[:] = [h for h in held if h.time >= oldest]
+
+    def keep(self) -> None:
+        """Turn what open sets refer to in this call's block into the partition's own numbers."""
+        for period in self.touched & self.state.panes.keys():
+            pane = self.state.panes[period]
+            self.keep_pane(pane, np.flatnonzero(~pane.columns["done"][: pane.count]))
+            for m in self.program.attributed:
+                pane.columns[f"ref{m}"][: pane.count] = -1
+
+    def keep_pane(self, pane: Pane, slots: I64) -> None:
+        columns, rows = pane.columns, self.rows
+        for m in self.program.attributed:
+            reference = columns[f"ref{m}"][slots]
+            fresh = reference >= 0
+            if not fresh.any():
+                continue
+            at, i = slots[fresh], reference[fresh]
+            for name, column in _TEXTS.items():
+                words = self.strings.map("texts", rows.block.dictionary(column))
+                columns[f"{name}{m}"][at] = words[rows.block.codes(column)[rows.at[i]]]
+            for name in ("unit", "kind", "source", "time", "hi", "lo"):
+                columns[f"{name}{m}"][at] = getattr(rows, name)[i]
+            columns[f"ref{m}"][at] = -1
+
+
+_POOLS = {
+    "resource": "resources",
+    "user": "texts",
+    "project": "texts",
+    "metadata": "texts",
+    "unit": "units",
+    "source": "sources",
+}
+_TEXTS = {"user": "user_id", "project": "project_id", "metadata": "resource_metadata"}
+
+
+def _distinct_run(pairs: I64) -> int:
+    """How many leading elements are distinct."""
+    if len(np.unique(pairs)) == len(pairs):
+        return len(pairs)
+    seen: set[int] = set()
+    for i, value in enumerate(pairs.tolist()):
+        if value in seen:
+            return i
+        seen.add(value)
+    return len(pairs)
+
+
+class _Volumes:
+    """A meter of which only the volume is used."""
+
+    def __init__(self, volume: F64) -> None:
+        self.volume = volume
+        self.length = len(volume)
+
+    def numbers(self, name: str) -> F64:
+        if name != "volume":
+            raise KeyError(name)
+        return self.volume
+
+    def words(self, name: str) -> tuple[I32, Any]:
+        raise KeyError(name)
+
+
+class _RowColumns(_Volumes):
+    """A meter's attributes, from the rows of this call."""
+
+    def __init__(self, work: _Work, index: I64, volume: F64) -> None:
+        super().__init__(volume)
+        self.work, self.index = work, index
+
+    def numbers(self, name: str) -> F64:
+        return self.work.rows.time[self.index] / 1e6 if name == "timestamp" else self.volume
+
+    def words(self, name: str) -> tuple[I32, Any]:
+        from flows.target import ScaleColumns
+
+        return ScaleColumns(self.work.rows.take(self.index), self.work.strings).words(name)
+
+
+class _KeptColumns(_Volumes):
+    """A meter's attributes, from what the pane keeps."""
+
+    def __init__(self, work: _Work, pane: Pane, slots: I64, meter: int, volume: F64) -> None:
+        super().__init__(volume)
+        self.work, self.pane, self.slots, self.meter = work, pane, slots, meter
+
+    def column(self, name: str) -> npt.NDArray[Any]:
+        return self.pane.columns[f"{name}{self.meter}"][self.slots]
+
+    def numbers(self, name: str) -> F64:
+        return self.column("time") / 1e6 if name == "timestamp" else self.volume
+
+    def words(self, name: str) -> tuple[I32, Any]:
+        strings = self.work.strings
+        match name:
+            case "name":
+                return np.zeros(self.length, np.int32), [self.work.program.meters[self.meter]]
+            case "type":
+                return self.column("kind").astype(np.int32), TYPES
+            case "unit" | "source":
+                return self.column(name), getattr(strings, name + "s").values
+            case "resource_id":
+                return self.pane.columns["resource"][self.slots], strings.resources.values
+            case "id":
+                raw = identity.pack(self.column("hi"), self.column("lo"))
+                return np.arange(self.length, dtype=np.int32), [identity.format_id(i.tobytes()) for i in raw]
+        stem = {"user_id": "user", "project_id": "project"}.get(name, "metadata")
+        return self.column(stem), strings.texts.values
+
+

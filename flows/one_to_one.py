@@ -1,0 +1,364 @@
+"""What rate_of_change and delta share: one output for an input, and one predecessor a series.
+
+All steps of a kind of one partition keep their series in one set of columns, whichever sinks they belong to: a series is (step,
+meter, resource). So one pass of numpy serves them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from flows.interning import Columns, I64, SeriesIndex, rounds
+from flows.plan import PlanStep
+from flows.rows import (
+    CARRIED,
+    TYPE_WORDS,
+    Bools,
+    F64,
+    I8,
+    I32,
+    Rows,
+    Strings,
+    U64,
+    Watermarks,
+    assemble,
+    dictionary,
+    times,
+)
+from flows.target import ScaleColumns, Target, unusable
+from nephoscope import identity
+from nephoscope.times import NEVER
+
+NAME_BITS, STEP_BITS = 20, 12
+MAX_NAMES, MAX_STEPS = 1 << NAME_BITS, 1 << STEP_BITS
+
+
+class SeriesState:
+    """Predecessors of the series of one kind of step."""
+
+    __slots__ = ("columns", "index")
+
+    def __init__(self, fill: Mapping[str, tuple[Any, Any]]) -> None:
+        self.index = SeriesIndex()
+        self.columns = Columns(dict(fill))
+
+    def find(self, resource: I32, name: I32, step: I32 | int) -> I32:
+        """The slot of each (resource, meter, step)."""
+        keys = (resource.astype(np.int64) << (NAME_BITS + STEP_BITS)) | (name.astype(np.int64) << STEP_BITS) | step
+        slots = self.index.find(keys)
+        self.columns.ensure(self.index.size)
+        return slots
+
+    def forget(self, before: int) -> int:
+        """Drop the series whose newest timestamp lies before `before`; how many."""
+        size = self.index.size
+        dead = self.columns["time"][:size] < before
+        count = len(self.index)
+        self.index.release(dead)
+        self.columns.clear(np.flatnonzero(dead))
+        return count - len(self.index)
+
+    def resources(self) -> I64:
+        """The resource number of every series."""
+        return self.index.keys >> (NAME_BITS + STEP_BITS)
+
+
+@dataclass(slots=True)
+class Entries:
+    """Which rows go through which step, and all of their output that does not depend on volumes and times.
+
+    Entries of one step are consecutive (`slices`) and in log order.
+    """
+
+    at: I64
+    slot: I32
+    rounds: list[I64] | None
+    cumulative: Bools
+    name: I32
+    kind: I8
+    unit: I32
+    source: I32
+    origin: I32
+    key_hi: U64
+    key_lo: U64
+    factor: F64 | float
+    maximum: F64 | None
+    scaled: list[tuple[Target, slice]]
+    slices: list[tuple[PlanStep, slice]]
+    arrow: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.at)
+
+
+class OneToOne(Protocol):
+    """A transformer's function on predecessors: the volumes before scaling, and which are published (None: all)."""
+
+    def __call__(
+        self,
+        columns: Columns,
+        slot: I32,
+        volume: F64,
+        time: I64,
+        measured: I64,
+        cumulative: Bools,
+        watermark: Any,
+        ttl: int,
+        growth_only: Bools | bool,
+        counts: dict[str, int],
+    ) -> tuple[F64, Bools | None]: ...
+
+
+def enter(
+    state: SeriesState,
+    rows: Rows,
+    resource: I32,
+    choices: Sequence[tuple[PlanStep, I64]],
+    strings: Strings,
+    source: int,
+) -> Entries:
+    """The entries of rows (indices into them, per step). `resource`: each row's resource number; `source`: of derived samples."""
+    at = np.concatenate([index for _, index in choices])
+    lengths = [len(index) for _, index in choices]
+    ends = np.cumsum(lengths).tolist()
+    slices = [(step, slice(end - n, end)) for (step, _), n, end in zip(choices, lengths, ends, strict=True)]
+    numbers = np.repeat([step.number for step, _ in choices], lengths).astype(np.int32)
+    name, kind, unit, origin = (np.empty(len(at), t) for t in (np.int32, np.int8, np.int32, np.int32))
+    key_hi, key_lo = np.empty(len(at), np.uint64), np.empty(len(at), np.uint64)
+    factor, maximum = np.ones(len(at)), np.full(len(at), np.inf)
+    scales = []
+    for step, part in slices:
+        target: Target = step.program.target
+        index = at[part]
+        name[part] = target.names(rows.name[index], strings.names)
+        unit[part] = target.units(rows.unit[index], strings.units)
+        kind[part] = step.program.kind
+        origin[part] = origins(rows, index, step, strings)
+        key_hi[part], key_lo[part] = identity.step_key(step.sink, step.position)
+        factor[part] = target.factor
+        maximum[part] = target.maximum
+        if target.scale is not None:
+            scales.append((target, part))
+    slot = state.find(resource[at], rows.name[at], numbers)
+    return Entries(
+        at=at,
+        slot=slot,
+        rounds=rounds(slot, state.index.size),
+        cumulative=rows.kind[at] == 2,
+        name=name,
+        kind=kind,
+        unit=unit,
+        source=np.full(len(at), source, np.int32),
+        origin=origin,
+        key_hi=key_hi,
+        key_lo=key_lo,
+        factor=1.0 if (factor == 1.0).all() else factor,
+        maximum=None if np.isinf(maximum).all() else maximum,
+        scaled=scales,
+        slices=slices,
+    )
+
+
+def origins(rows: Rows, index: I64, step: PlanStep, strings: Strings) -> I32:
+    """The origin of what `step` makes of each of these rows."""
+    combined = np.stack([rows.origin[index], rows.source[index], rows.name[index]], axis=1)
+    used, inverse = np.unique(combined, axis=0, return_inverse=True)
+    out = []
+    for origin, source, name in used.tolist():
+        before = strings.origins.values[origin] or identity.raw_origin(
+            strings.sources.values[source], strings.names.values[name]
+        )
+        out.append(strings.origins.number(identity.step_origin(before, step.sink, step.position)))
+    return np.array(out, np.int32)[inverse.reshape(-1)]
+
+
+@dataclass(slots=True)
+class Derived:
+    """What came out: the entries' volumes, and which of them are published (None: all)."""
+
+    rows: Rows
+    entries: Entries
+    volume: F64
+    publish: Bools | None
+
+    def of(self, part: slice) -> Rows:
+        """The rows of one step."""
+        entries, source = self.entries, self.rows
+        index: Any = part if self.publish is None else np.flatnonzero(self.publish[part]) + part.start
+        at = entries.at[index]
+        hi, lo = identity.mix(source.hi[at], source.lo[at], entries.key_hi[index], entries.key_lo[index])
+        return Rows(
+            source.block,
+            source.at[at],
+            source.position[at],
+            entries.name[index],
+            entries.kind[index],
+            entries.unit[index],
+            entries.source[index],
+            entries.origin[index],
+            self.volume[index],
+            source.time[at],
+            np.full(len(at), NEVER),
+            hi,
+            lo,
+            source.late[at],
+            source.polled[at],
+        )
+
+    def batch(self, strings: Strings) -> pa.RecordBatch:
+        """All that is published as one batch, its columns taken from the entries' cache where nothing was held back."""
+        entries, source = self.entries, self.rows
+        cache = entries.arrow
+        if not cache:
+            cache["name"] = dictionary(entries.name, strings.names.arrow())
+            cache["type"] = dictionary(entries.kind.astype(np.int32), TYPE_WORDS)
+            cache["unit"] = dictionary(entries.unit, strings.units.arrow())
+            cache["source"] = dictionary(entries.source, strings.sources.arrow())
+            cache["origin"] = dictionary(entries.origin, strings.origins.arrow())
+            cache["measured"] = times(np.full(len(entries), NEVER))
+        at = entries.at
+        hi, lo = identity.mix(source.hi[at], source.lo[at], entries.key_hi, entries.key_lo)
+        where = source.at[at]
+        block = source.block
+        batch = assemble(
+            name=cache["name"],
+            type=cache["type"],
+            unit=cache["unit"],
+            volume=self.volume,
+            carried={c: dictionary(block.codes(c)[where], block.dictionary(c)) for c in CARRIED},
+            time=source.time[at],
+            measured=cache["measured"],
+            source=cache["source"],
+            ids=identity.pack(hi, lo),
+            origin=cache["origin"],
+            late=pa.array(source.late[at]),
+        )
+        return batch if self.publish is None else batch.filter(pa.array(self.publish))
+
+
+def run(
+    function: OneToOne,
+    state: SeriesState,
+    rows: Rows,
+    entries: Entries,
+    marks: Watermarks,
+    ttl: int,
+    strings: Strings,
+    caches: dict[Any, Any],
+    counts: dict[str, int],
+) -> Derived:
+    """Pass the entries of rows through a transformer's function, then scale."""
+    at = entries.at
+    volume, time, measured = rows.volume[at], rows.time[at], rows.measured[at]
+    watermark: Any = marks.last if len(marks.values) == 1 else marks.at(rows.position[at])
+    growth_only = _growth_only(entries)
+    columns = state.columns
+    publish: Bools | None
+    if entries.rounds is None:
+        out, publish = function(
+            columns, entries.slot, volume, time, measured, entries.cumulative, watermark, ttl, growth_only, counts
+        )
+    else:
+        out = np.empty(len(at))
+        publish = np.ones(len(at), bool)
+        for part in entries.rounds:
+            some, mask = function(
+                columns,
+                entries.slot[part],
+                volume[part],
+                time[part],
+                measured[part],
+                entries.cumulative[part],
+                watermark if isinstance(watermark, int) else watermark[part],
+                ttl,
+                growth_only if isinstance(growth_only, bool) else growth_only[part],
+                counts,
+            )
+            out[part] = some
+            if mask is not None:
+                publish[part] = mask
+        if publish.all():
+            publish = None
+    if not isinstance(entries.factor, float):
+        out = out * entries.factor
+    failed = _scale(out, rows, entries, publish, strings, caches)
+    if entries.maximum is not None:
+        out = np.minimum(out, entries.maximum)
+    finite = np.isfinite(out)
+    if failed is not None or not finite.all():
+        wanted = np.ones(len(out), bool) if publish is None else publish
+        wrong = ~finite if failed is None else ~finite | failed
+        failures = {"expression": 0 if failed is None else int((failed & wanted).sum())}
+        failures["not_finite"] = int((wrong & wanted).sum()) - failures["expression"]
+        for reason, count in failures.items():
+            if count:
+                counts[reason] = counts.get(reason, 0) + count
+        publish = wanted & ~wrong
+    return Derived(rows, entries, out, publish)
+
+
+def _growth_only(entries: Entries) -> Bools | bool:
+    flags = [getattr(step.program, "growth_only", False) for step, _ in entries.slices]
+    if not any(flags) or all(flags):
+        return any(flags)
+    return np.repeat(flags, [part.stop - part.start for _, part in entries.slices])
+
+
+def _scale(
+    out: F64, rows: Rows, entries: Entries, publish: Bools | None, strings: Strings, caches: dict[Any, Any]
+) -> Bools | None:
+    """Multiply by the value of each step's expression, in place; a mask of the entries whose expression fails."""
+    failed: Bools | None = None
+    for target, part in entries.scaled:
+        scale = target.scale
+        assert scale is not None
+        if scale.reads == ("resource_metadata",):
+            value, bad = by_metadata(target, rows, entries.at[part], caches)
+        else:
+            value, bad = scale.evaluate(ScaleColumns(rows.take(entries.at[part]), strings))
+        out[part] *= value
+        if bad.any():
+            if failed is None:
+                failed = np.zeros(len(out), bool)
+            failed[part] = bad
+    return failed
+
+
+def by_metadata(target: Target, rows: Rows, at: I64, caches: dict[Any, Any]) -> tuple[F64, Bools]:
+    """The value of an expression that reads metadata only: once per distinct text, remembered by a dictionary's content."""
+    scale = target.scale
+    assert scale is not None
+    block = rows.block
+    key = (id(scale), block.key("resource_metadata"))
+    found: tuple[Any, F64, Bools] | None = caches.get(key)
+    if found is None:
+        words = block.dictionary("resource_metadata")
+        value, bad = scale.evaluate(_Texts(words.to_pylist()))
+        if len(caches) >= 256:
+            caches.pop(next(iter(caches)))
+        found = caches[key] = (scale, np.asarray(value), np.asarray(bad))
+    codes = block.codes("resource_metadata")[rows.at[at]]
+    return found[1][codes], found[2][codes]
+
+
+class _Texts:
+    """A dictionary's words as rows of their own."""
+
+    def __init__(self, values: list[str]) -> None:
+        self._values = values
+        self.length = len(values)
+
+    def numbers(self, name: str) -> npt.NDArray[np.float64]:
+        raise KeyError(name)
+
+    def words(self, name: str) -> tuple[I32, Sequence[str]]:
+        return np.arange(self.length, dtype=np.int32), self._values
+
+
+__all__ = ["Derived", "Entries", "SeriesState", "by_metadata", "enter", "run", "unusable"]

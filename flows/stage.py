@@ -1,0 +1,404 @@
+"""The fused stage: messages of one partition in, what its sinks publish out.
+
+It knows no engine, no clock and no server: `process(plan, state, messages)` runs as well inline, in `dry-run` and in tests. For a given log
+what it publishes is the same however the messages are cut into calls (docs/semantics.md).
+
+A call decodes, gathers small batches, drops what is refused or double, and runs each sink's steps over columns. What depends only on which
+series a batch has, in which order, is worked out once and remembered by the batch's content (flows.layout).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from flows import accumulator, aggregator, arithmetic, one_to_one, unit_conversion
+from flows.dedupe import dedupe
+from flows.layout import Layout, layout_of
+from flows.plan import Plan, PlanStep
+from flows.rows import Rows, Watermarks, batch_of_rows, rows_of
+from flows.state import State
+from flows.transformers import ONE_TO_ONE
+from flows.validity import refused
+from nephoscope.batch import EMPTY, Batch, decode
+from nephoscope.errors import BatchError
+from nephoscope.times import MAX_TIME, MIN_TIME, NEVER, SECOND
+from nephoscope.topics import Message
+
+GATHER = 1000
+"""Rows from which on a batch is worth a call of its own; smaller ones are gathered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """What goes to the dead letters: the reason, what was wrong, the message it came in and the bytes or the sample's JSON."""
+
+    reason: str
+    detail: str
+    message: Message
+    value: bytes
+
+
+@dataclass(slots=True)
+class Output:
+    """What came out of a call.
+
+    published: batches by publisher, as the pipeline names it (a row once for each publisher, whatever sinks led there); sinks: batches by sink's name (only when
+    asked for); counts: by (where, reason); dead: what was refused.
+    """
+
+    published: dict[str, list[pa.RecordBatch]] = field(default_factory=dict)
+    sinks: list[tuple[str, pa.RecordBatch]] = field(default_factory=list)
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    dead: list[Dead] = field(default_factory=list)
+
+    def add(self, publishers: Iterable[str], batch: pa.RecordBatch) -> None:
+        """Publish a batch to each of these."""
+        if batch.num_rows:
+            for url in publishers:
+                self.published.setdefault(url, []).append(batch)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A decoded message."""
+
+    message: Message
+    batch: Batch
+
+
+def process(plan: Plan, state: State, messages: Sequence[Message], *, exact: bool = False) -> Output:
+    """Feed messages of one partition, in the order of the log. `exact`: also say which sink published what."""
+    out = Output()
+    arrivals = []
+    for message in messages:
+        try:
+            arrivals.append(Arrival(message, decode(message.value)))
+        except BatchError as error:
+            out.counts["stage", "undecodable"] += 1
+            out.dead.append(Dead("undecodable", str(error), message, message.value))
+    feed(plan, state, arrivals, out, exact=exact)
+    return out
+
+
+def feed(plan: Plan, state: State, arrivals: Sequence[Arrival], out: Output, *, exact: bool = False) -> None:
+    """Feed decoded messages of one partition."""
+    group: list[Arrival] = []
+    size = 0
+    for arrival in arrivals:
+        rows = len(arrival.batch)
+        header = arrival.batch.header
+        first = next((a.batch.header for a in group if len(a.batch)), header)
+        fits = not rows or (header.interval, header.polling) == (first.interval, first.polling)
+        if group and (size >= GATHER or not fits or size + rows > 8 * GATHER):
+            _call(plan, state, group, out, exact=exact)
+            group, size = [], 0
+        group.append(arrival)
+        size += rows
+    if group:
+        _call(plan, state, group, out, exact=exact)
+
+
+def finish(plan: Plan, state: State, *, exact: bool = False) -> Output:
+    """The end of the input, which only dry-run and test know: every window closes, step by step along each chain."""
+    out = Output()
+    for sink in plan.sinks:
+        rows = _empty(state)
+        watermark = Watermarks.constant(state.watermark)
+        for step in sink.steps:
+            ending = Watermarks(np.array([0, 1]), np.array([min(watermark.last, MAX_TIME - 1), MAX_TIME]))
+            rows.position = np.zeros(len(rows), np.int64)
+            rows, _ = _step(plan, state, step, rows, ending, out.counts)
+            watermark = _passed(step, watermark)
+        if sink.steps:
+            _publish(state, sink.name, sink.publishers, rows, out, exact=exact)
+    return out
+
+
+def _call(plan: Plan, state: State, group: list[Arrival], out: Output, *, exact: bool) -> None:
+    """One call: messages that share an interval, as one batch."""
+    full = [a for a in group if len(a.batch)]
+    counts = out.counts
+    if not full:
+        marks = _watermarks(plan, state, None, None, [(0, _mark(plan, a)) for a in group])
+        _sinks(plan, state, None, _empty(state), marks, out, exact=exact)
+        state.watermark = marks.last
+        state.forget(plan)
+        return
+    header = full[0].batch.header
+    batch = full[0].batch.rows if len(full) == 1 else pa.concat_batches([a.batch.rows for a in full])
+    n = batch.num_rows
+    counts["stage", "received"] += n
+    layout = layout_of(plan, state, batch, header)
+    rows = layout.rows(batch, header.interval * SECOND)
+    lengths = [len(a.batch) for a in group]
+    appended: Any = group[0].message.append_time
+    if any(a.message.append_time != appended for a in group):
+        appended = np.repeat([a.message.append_time for a in group], lengths)
+    bad = refused(plan.options, layout, rows, appended, state)
+    if bad:
+        keep = np.ones(n, bool)
+        ends = np.cumsum(lengths)
+        for row, reason in bad.items():
+            keep[row] = False
+            counts["stage", reason] += 1
+            message = group[int(np.searchsorted(ends, row, "right"))].message
+            out.dead.append(Dead(reason, "", message, _json_of(batch, row)))
+    else:
+        keep = None
+    position = 0
+    moved = []
+    for arrival, length in zip(group, lengths, strict=True):
+        if arrival.batch.header.mark != NEVER:
+            moved.append((position + length, _mark(plan, arrival)))
+        position += length
+    marks = _watermarks(plan, state, rows, appended, moved, keep)
+    if keep is not None:
+        rows = rows.take(keep)
+        layout = layout.subset(plan, state, rows)
+    series = state.series["dedupe"]
+    new = (
+        dedupe(
+            series.columns,
+            state.ids,
+            rows,
+            layout.slot,
+            layout.rounds,
+            marks,
+            plan.options.micros("series_ttl"),
+            plan.options.micros("dedupe_horizon"),
+        )
+        if len(rows)
+        else None
+    )
+    if new is not None:
+        counts["stage", "double"] += int(len(rows) - new.sum())
+        rows = rows.take(new)
+        layout = layout.subset(plan, state, rows)
+    _sinks(plan, state, layout, rows, marks, out, exact=exact)
+    state.watermark = marks.last
+    gone = state.forget(plan)
+    if gone:
+        counts["stage", "series_forgotten"] += gone
+
+
+def _mark(plan: Plan, arrival: Arrival) -> int:
+    mark = arrival.batch.header.mark
+    appended = arrival.message.append_time
+    if mark == NEVER or (appended and mark > appended + plan.options.micros("max_ahead")) or mark > MAX_TIME // 2:
+        return MIN_TIME
+    return mark - plan.options.micros("lateness")
+
+
+def _watermarks(
+    plan: Plan, state: State, rows: Rows | None, appended: Any, moved: list[tuple[int, int]], keep: Any = None
+) -> Watermarks:
+    """The watermark at each position of the call."""
+    lateness = plan.options.micros("lateness")
+    moved = [m for m in moved if m[1] > MIN_TIME]
+    if rows is None or not len(rows):
+        last = max([state.watermark, *(w for _, w in moved)])
+        return Watermarks.constant(last)
+    time = rows.time
+    limit = None if isinstance(appended, int) and not appended else appended + plan.options.micros("max_ahead")
+    low, high = int(time.min()), int(time.max())
+    if low == high and keep is None and not any(p < len(rows) for p, _ in moved) and (limit is None or np.all(high <= limit)):
+        start = max(state.watermark, high - lateness)
+        end = max([start, *(w for _, w in moved)])
+        if end == start:
+            return Watermarks.constant(start)
+        return Watermarks(np.array([0, len(rows)]), np.array([start, end]))
+    counted = np.ones(len(rows), bool) if keep is None else keep
+    if limit is not None:
+        counted = counted & (time <= limit)
+    own = np.empty(len(rows) + 1, np.int64)
+    own[:-1] = np.where(counted, time - lateness, MIN_TIME)
+    own[-1] = MIN_TIME
+    own[0] = max(int(own[0]), state.watermark)
+    for position, value in moved:
+        own[position] = max(int(own[position]), value)
+    np.maximum.accumulate(own, out=own)
+    cuts = np.concatenate(([0], np.flatnonzero(own[1:] != own[:-1]) + 1))
+    return Watermarks(cuts, own[cuts])
+
+
+def _sinks(
+    plan: Plan, state: State, layout: Layout | None, rows: Rows, marks: Watermarks, out: Output, *, exact: bool
+) -> None:
+    """Take the new rows through every sink."""
+    if layout is not None:
+        _kept(plan, layout, rows, out, exact=exact)
+        for kind, entries, ending in layout.entries:
+            function, _ = ONE_TO_ONE[kind]
+            failures: dict[str, int] = {}
+            derived = one_to_one.run(
+                function,
+                state.series[kind],
+                rows,
+                entries,
+                marks,
+                plan.options.micros("series_ttl"),
+                state.strings,
+                state.caches,
+                failures,
+            )
+            for reason, count in failures.items():
+                out.counts[kind, reason] += count
+            if ending and not exact:
+                batch = derived.batch(state.strings)
+                for url, mask in layout.urls(plan, entries):
+                    if mask is not None:
+                        chosen = mask if derived.publish is None else mask[derived.publish]
+                        out.add([url], batch.filter(pa.array(chosen)))
+                    else:
+                        out.add([url], batch)
+                continue
+            for step, part in entries.slices:
+                if not layout.continued(plan, step):
+                    sink = plan.sinks[layout.sink_of(plan, step)]
+                    _publish(state, sink.name, sink.publishers, derived.of(part), out, exact=exact)
+                else:
+                    _chain(plan, state, step, 1, derived.of(part), marks, out, exact=exact)
+    entered = {} if layout is None else layout.entered
+    for sink in plan.sinks:
+        if not sink.steps:
+            continue
+        first = sink.steps[0]
+        if first.kind in ONE_TO_ONE:
+            if layout is not None and first.number in layout.present:
+                continue
+            if len(sink.steps) > 1:
+                _chain(plan, state, first, 1, _empty(state), marks, out, exact=exact)
+            continue
+        index = entered.get(first.number)
+        some = _empty(state) if index is None else rows if len(index) == len(rows) else rows.take(index)
+        _chain(plan, state, first, 0, some, marks, out, exact=exact)
+
+
+def _chain(
+    plan: Plan, state: State, first: PlanStep, skip: int, rows: Rows, marks: Watermarks, out: Output, *, exact: bool
+) -> None:
+    """Take rows through a sink's steps from `first` on (without the first `skip` of them), and publish."""
+    sink = plan.sinks[next(i for i, s in enumerate(plan.sinks) if s.name == first.sink)]
+    for _ in range(skip):
+        marks = _passed(first, marks)
+    for step in sink.steps[skip:]:
+        rows, marks = _step(plan, state, step, rows, marks, out.counts)
+    _publish(state, sink.name, sink.publishers, rows, out, exact=exact)
+
+
+def _step(
+    plan: Plan, state: State, step: PlanStep, rows: Rows, marks: Watermarks, counts: Counter[tuple[str, str]]
+) -> tuple[Rows, Watermarks]:
+    """One step of one sink."""
+    strings = state.strings
+    source = strings.sources.number(plan.options.sample_source)
+    failures: dict[str, int] = {}
+    match step.kind:
+        case "rate_of_change" | "delta":
+            if len(rows):
+                series = state.series[step.kind]
+                everything = np.arange(len(rows))
+                entries = one_to_one.enter(
+                    series, rows, rows.resource(strings), [(step, everything)], strings, source
+                )
+                rows = one_to_one.run(
+                    ONE_TO_ONE[step.kind][0],
+                    series,
+                    rows,
+                    entries,
+                    marks,
+                    plan.options.micros("series_ttl"),
+                    strings,
+                    state.caches,
+                    failures,
+                ).of(slice(0, len(rows)))
+        case "unit_conversion":
+            if len(rows):
+                rows = unit_conversion.unit_conversion(step, rows, strings, source, failures)
+        case "arithmetic":
+            rows = arithmetic.arithmetic(step, state.steps[step.number], rows, marks, strings, source, failures)
+        case "aggregator":
+            rows = aggregator.aggregator(step, state.steps[step.number], rows, marks, strings, source, failures)
+        case "accumulator":
+            rows = accumulator.accumulator(step, state.steps[step.number], rows, marks, strings)
+    for reason, count in failures.items():
+        counts[f"{step.sink}[{step.position}]:{step.kind}", reason] += count
+    return rows, _passed(step, marks)
+
+
+def _passed(step: PlanStep, marks: Watermarks) -> Watermarks:
+    """The watermark that a step hands on."""
+    program = step.program
+    match step.kind:
+        case "arithmetic":
+            return marks.floored(program.interval, program.lateness)
+        case "aggregator":
+            return marks.floored(program.span, program.span) if program.span else marks.floored(1, program.ttl)
+        case "accumulator":
+            return marks.floored(1, program.max_hold)
+    return marks
+
+
+def _publish(
+    state: State, sink: str, publishers: Sequence[str], rows: Rows, out: Output, *, exact: bool
+) -> None:
+    if len(rows):
+        batch = batch_of_rows(rows, state.strings)
+        out.add(publishers, batch)
+        if exact:
+            out.sinks.append((sink, batch))
+
+
+def _kept(plan: Plan, layout: Layout, rows: Rows, out: Output, *, exact: bool) -> None:
+    """Samples that a sink without steps publishes as they came."""
+    whole: dict[int, pa.RecordBatch] = {}
+
+    def chosen(mask: Any) -> pa.RecordBatch:
+        batch = whole.get(id(mask))
+        if batch is None:
+            batch = rows.block.batch
+            if len(rows) != batch.num_rows:
+                batch = batch.take(pa.array(rows.at if mask is None else rows.at[mask]))
+            elif mask is not None:
+                batch = batch.filter(pa.array(mask))
+            whole[id(mask)] = batch
+        return batch
+
+    for url, mask in layout.kept_urls:
+        out.add([url], chosen(mask))
+    if exact:
+        for name, mask in layout.kept_sinks:
+            batch = chosen(mask)
+            if batch.num_rows:
+                out.sinks.append((name, batch))
+
+
+def _empty(state: State) -> Rows:
+    none = np.empty(0, np.int64)
+    return rows_of(EMPTY, state.strings, none, none)
+
+
+def _json_of(batch: pa.RecordBatch, row: int) -> bytes:
+    """One row as text for the dead letters: what it holds, whether it is a sample or not."""
+    from nephoscope.sample import to_json
+
+    values: dict[str, Any] = {}
+    for name in batch.schema.names:
+        column = batch.column(name)
+        if pa.types.is_timestamp(column.type):
+            values[name] = int(column.cast(pa.int64())[row].as_py())
+        else:
+            value = column[row].as_py()
+            values[name] = value.hex() if isinstance(value, bytes) else value
+    if not np.isfinite(values["volume"]):
+        values["volume"] = str(values["volume"])
+    return to_json(values)
+
+
+__all__ = ["Arrival", "Dead", "Output", "feed", "finish", "process"]

@@ -1,0 +1,91 @@
+"""All that one partition remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flows import dedupe
+from flows.accumulator import AccumulatorState
+from flows.aggregator import AggregatorState
+from flows.arithmetic import ArithmeticState
+from flows.one_to_one import MAX_NAMES, SeriesState
+from flows.plan import Plan
+from flows.rows import Strings
+from flows.transformers import ONE_TO_ONE
+from nephoscope.times import MIN_TIME
+
+_KEPT_BY_STEP = {"accumulator": AccumulatorState, "aggregator": AggregatorState, "arithmetic": ArithmeticState}
+
+
+class State:
+    """One partition's state: plain data and numpy columns; no locks, no clocks, no engine."""
+
+    __slots__ = ("caches", "forgotten", "ids", "layouts", "series", "steps", "strings", "swept", "totals", "watermark")
+
+    def __init__(self, plan: Plan) -> None:
+        self.watermark = MIN_TIME
+        self.strings = Strings()
+        self.ids = dedupe.SeenIds(plan.options.micros("dedupe_horizon"))
+        self.series = {"dedupe": SeriesState(dedupe.COLUMNS)}
+        for kind in {s.kind for s in plan.steps} & ONE_TO_ONE.keys():
+            self.series[kind] = SeriesState(ONE_TO_ONE[kind][1])
+        self.steps: dict[int, Any] = {s.number: _KEPT_BY_STEP[s.kind]() for s in plan.steps if s.kind in _KEPT_BY_STEP}
+        self.totals: dict[str, int] = {}
+        """Counts since the first message, by name: part of the state, so a restart does not forget them."""
+        self.forgotten = MIN_TIME
+        self.swept = 1024
+        self.layouts: dict[bytes, Any] = {}
+        self.caches: dict[Any, Any] = {}
+
+    def full(self) -> bool:
+        """Whether no further meter can be numbered."""
+        return len(self.strings.names) >= MAX_NAMES - 1
+
+    def forget(self, plan: Plan) -> int:
+        """Drop what has had no sample for `series_ttl`, now and then; changes no result. How many series went."""
+        ttl = plan.options.micros("series_ttl")
+        self.ids.expire(self.watermark)
+        if self.watermark - self.forgotten < max(ttl // 8, 1):
+            return 0
+        self.forgotten = self.watermark
+        before = self.watermark - ttl
+        gone = sum(series.forget(before) for series in self.series.values())
+        for step in plan.steps:
+            kept = self.steps.get(step.number)
+            if isinstance(kept, ArithmeticState):
+                program = step.program
+                kept.forget(self.watermark - program.hold - program.lateness - program.interval)
+            elif isinstance(kept, AggregatorState):
+                kept.forget(before)
+        self.layouts.clear()
+        self.sweep()
+        return gone
+
+    def sweep(self) -> None:
+        """Give the numbers of strings that nothing refers to back, once there are twice as many as after the last sweep."""
+        strings = self.strings
+        pools = {n: getattr(strings, n) for n in ("names", "units", "sources", "resources", "texts")}
+        size = sum(len(p) for p in pools.values())
+        if size < 2 * self.swept:
+            return
+        marks = {name: np.zeros(len(pool.values), bool) for name, pool in pools.items()}
+        for pool, numbers in self._used():
+            marks[pool][numbers] = True
+        marks["texts"][0] = True
+        # Names, units and sources are few, and derived ones have no other owner than the tables that made them.
+        for name in ("resources", "texts"):
+            pools[name].sweep(marks[name])
+        strings.forget_seen()
+        self.layouts.clear()
+        self.swept = max(1024, sum(len(p) for p in pools.values()))
+
+    def _used(self) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+        for series in self.series.values():
+            yield "resources", series.resources()
+        for kept in self.steps.values():
+            if hasattr(kept, "used"):
+                yield from kept.used()
