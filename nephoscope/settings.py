@@ -9,15 +9,15 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
+from nephoscope import documents
 from nephoscope.errors import ConfigError, Problem, nearest
 
 PREFIX: Final = "NEPHOSCOPE_"
@@ -115,7 +115,7 @@ def shipped(name: str) -> Path:
     return Path(str(resources.files("conf").joinpath(name)))
 
 
-def keys() -> tuple[str, ...]:
+def setting_names() -> tuple[str, ...]:
     """Every setting's name, sections dotted."""
     return tuple(_keys(Settings))
 
@@ -169,62 +169,33 @@ def load_settings(
 
 
 def _from_file(file: Path, problems: list[Problem], base: Path) -> dict[str, _Given]:
+    """The values of a settings file by their dotted names, in the order of the file."""
     try:
-        tree, line = _read(file)
+        node = documents.load(file)
     except ConfigError as error:
-        problems += error.problems
+        # Every line of it may be commented out, as in the file that ships.
+        problems += [p for p in error.problems if p.message != "is empty"]
         return {}
-    return _flat(tree, str(file), line, problems, base)
-
-
-def _read(file: Path) -> tuple[Any, Callable[[tuple[str, ...]], int]]:
-    try:
-        text = file.read_text(encoding="utf-8")
-        node = yaml.compose(text, yaml.SafeLoader)
-        tree = yaml.safe_load(text)
-    except OSError as error:
-        raise ConfigError([Problem(f"cannot be read: {error.strerror}", file=str(file))]) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError([Problem(f"not YAML: {error}", file=str(file))]) from None
-
-    def line(path: tuple[str, ...]) -> int:
-        at = node
-        where = 1
-        for part in path:
-            for key, value in at.value:
-                if key.value == part:
-                    where, at = key.start_mark.line + 1, value
-        return where
-
-    return tree, line
-
-
-def _flat(
-    tree: Any, file: str, line: Callable[[tuple[str, ...]], int], problems: list[Problem], base: Path
-) -> dict[str, _Given]:
-    """The leaves of a settings file by their dotted names, in the order of the file."""
-    if tree is None:
+    if not isinstance(node.value, dict):
+        if node.value is not None:
+            problems.append(Problem("a settings file is a mapping of names to values", file=str(file), line=node.line))
         return {}
-    if not isinstance(tree, dict):
-        problems.append(Problem("a settings file is a mapping of names to values", file=file, line=1))
-        return {}
-    known = keys()
-    sections = {k.partition(".")[0] for k in known if "." in k}
+    sections = {k.partition(".")[0] for k in setting_names() if "." in k}
     out: dict[str, _Given] = {}
-    for key, value in tree.items():
-        at = _Given(value, file, line((key,)))
-        if str(key) not in sections:
-            _put(out, str(key), at, problems, base)
-        elif isinstance(value, dict):
-            for inner, leaf in value.items():
-                _put(out, f"{key}.{inner}", _Given(leaf, file, line((key, inner))), problems, base)
-        elif value is not None:
-            problems.append(at.problem(key, f"must be a mapping, not {type(value).__name__}"))
+    for key, child in node.value.items():
+        at = _Given(child.plain(), str(file), node.key_lines[key])
+        if key not in sections:
+            _put(out, key, at, problems, base)
+        elif isinstance(child.value, dict):
+            for inner, leaf in child.value.items():
+                _put(out, f"{key}.{inner}", _Given(leaf.plain(), str(file), child.key_lines[inner]), problems, base)
+        elif child.value is not None:
+            problems.append(at.problem(key, f"must be a mapping, not {documents.kind(child.value)}"))
     return out
 
 
 def _put(out: dict[str, _Given], key: str, item: _Given, problems: list[Problem], base: Path | None = None) -> None:
-    known = keys()
+    known = setting_names()
     name = ALIASES.get(key, key)
     if name not in known:
         problems.append(item.problem(key, "there is no such setting", nearest(key, [*known, *ALIASES])))
@@ -238,7 +209,7 @@ def _put(out: dict[str, _Given], key: str, item: _Given, problems: list[Problem]
 
 
 def _from_variables(environment: Mapping[str, str], problems: list[Problem]) -> dict[str, _Given]:
-    by_variable = {PREFIX + k.upper().replace(".", "__"): k for k in (*keys(), *ALIASES)}
+    by_variable = {PREFIX + k.upper().replace(".", "__"): k for k in (*setting_names(), *ALIASES)}
     out: dict[str, _Given] = {}
     for variable in sorted(environment):
         if not variable.startswith(PREFIX) or variable == FILE_VARIABLE:
@@ -258,7 +229,9 @@ def _from_flags(flags: Mapping[str, Any], problems: list[Problem]) -> dict[str, 
     out: dict[str, _Given] = {}
     for key, value in flags.items():
         if value is not None:
-            _put(out, key, _Given(str(value) if isinstance(value, Path) else value, "command line"), problems, Path.cwd())
+            _put(
+                out, key, _Given(str(value) if isinstance(value, Path) else value, "command line"), problems, Path.cwd()
+            )
     return out
 
 

@@ -39,7 +39,7 @@ def test_the_shipped_file_gives_every_setting():
 
 def test_every_setting_has_a_comment_above_it():
     lines = settings.shipped("nephoscope.yaml").read_text().splitlines()
-    for key in settings.keys():
+    for key in settings.setting_names():
         (at,) = (i for i, line in enumerate(lines) if line.strip().startswith(key.rpartition(".")[2] + ":"))
         assert lines[at - 1].strip().startswith("## "), key
         assert lines[at - 1].rstrip().endswith((".", "@host/db")), key
@@ -73,7 +73,13 @@ def test_sections_by_variable_and_flag():
 
 
 @pytest.mark.parametrize(
-    "text", ["time_to_live: 9", "metering_time_to_live: 9", "database:\n  time_to_live: 9", "database: {metering_time_to_live: 9}"]
+    "text",
+    [
+        "time_to_live: 9",
+        "metering_time_to_live: 9",
+        "database:\n  time_to_live: 9",
+        "database: {metering_time_to_live: 9}",
+    ],
 )
 def test_ceilometers_names_for_the_time_to_live(tmp_path, text):
     assert load_settings(written(tmp_path, text), environment={}).database.metering_time_to_live == 9
