@@ -1,7 +1,8 @@
 """What a part of an expression makes of the distinct values of a column, kept between batches.
 
 Two caches, both bounded, neither of which can change a result: by the identity of the sequence of values (a batch whose dictionary was seen
-costs one gather), then by the text of a value.
+costs one gather), then by the text of a value. A list may have been changed since: it is compared with what it held, which costs little
+where it holds the same objects. Any other sequence is taken as constant.
 """
 
 from __future__ import annotations
@@ -27,14 +28,27 @@ MAX_HELD_VALUES = 65_536
 class Table:
     """The results for one sequence of values: arrays over it, filled as rows use them."""
 
-    __slots__ = ("any_failed", "any_odd", "complete", "failed", "known", "number", "odd", "owner", "true")
+    __slots__ = ("any_failed", "any_odd", "complete", "failed", "held", "known", "number", "odd", "owner", "true")
 
-    def __init__(self, owner: Callable[[], Sequence[str] | None]) -> None:
+    def __init__(self, owner: Callable[[], Sequence[str] | None], held: list[str] | None) -> None:
         self.owner = owner
+        self.held = held
+        """What the owner held, where it is a list."""
         self.number = np.zeros(0)
         self.failed, self.odd, self.true, self.known = (np.zeros(0, bool) for _ in range(4))
         self.any_failed = self.any_odd = False
         self.complete = False
+
+    def is_for(self, values: Sequence[str]) -> bool:
+        """Whether it was made for these values, or for the first of them."""
+        if self.owner() is not values:
+            return False
+        if self.held is None or self.held == values:
+            return True
+        if len(values) <= len(self.held) or self.held != values[: len(self.held)]:
+            return False
+        self.held += values[len(self.held) :]
+        return True
 
     def grow(self, length: int) -> None:
         """Make room for values that were added."""
@@ -58,7 +72,7 @@ class Tables:
     def of(self, codes: npt.NDArray[np.int32], values: Sequence[str]) -> Table:
         """A table that knows at least the values that the codes name."""
         table = self._tables.get(id(values))
-        if table is None or table.owner() is not values:
+        if table is None or not table.is_for(values):
             table = self._new(values)
         if len(table.number) < len(values):
             table.grow(len(values))
@@ -87,7 +101,7 @@ class Tables:
         if len(tables) >= MAX_TABLES:
             tables.clear()
             held.clear()
-        table = tables[key] = Table(owner)
+        table = tables[key] = Table(owner, list(values) if isinstance(values, list) else None)
         return table
 
     def _fill(self, table: Table, codes: npt.NDArray[np.int32], values: Sequence[str]) -> None:

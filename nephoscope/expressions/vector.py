@@ -50,7 +50,7 @@ class Columns(Protocol):
     def words(self, name: str) -> tuple[npt.NDArray[np.int32], Sequence[str]]:
         """Codes int32 (length,) and the values they index: a string attribute, or resource_metadata as JSON text.
 
-        The sequence of values is taken as constant (it may grow): the same object is never read twice.
+        A sequence that is given again costs least: the same tuple (taken as constant), or the same list holding the same objects.
         """
         ...
 

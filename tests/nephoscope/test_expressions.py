@@ -14,7 +14,6 @@ from nephoscope.errors import ExpressionError
 from nephoscope.expressions import compile_join, compile_scale
 from nephoscope.expressions.tables import Tables
 
-
 class Rows:
     """Columns of a list of samples."""
 
@@ -302,6 +301,17 @@ def test_only_values_that_rows_use_are_judged_and_each_once():
     other = ["dddd", "a"]  # another sequence with texts that are known
     assert tables.of(np.array([0, 1], np.int32), other).number.tolist() == [4, 1]
     assert judged == ["bb", "dddd", "a", "eeeee"]
+
+
+def test_a_list_that_was_changed_in_place_is_another():
+    tables = Tables(lambda text: (float(text), False, False, True))
+    codes = np.array([0, 1], np.int32)
+    values = ["1", "2"]
+    assert tables.of(codes, values).number[codes].tolist() == [1, 2]
+    values[0] = "3"
+    assert tables.of(codes, values).number[codes].tolist() == [3, 2]
+    values[:] = ["4", "5", "6"]
+    assert tables.of(codes, values).number[codes].tolist() == [4, 5]
 
 
 def test_the_cache_by_identity_does_not_outlive_the_sequence(monkeypatch):
