@@ -113,18 +113,18 @@ def _all_next(columns: Columns, rows: Rows, slot: I32, marks: Watermarks, ttl: i
     if interval <= 0 or 64 * interval < horizon:
         return False
     newest, units = columns["time"], columns["unit"]
-    before, time = newest[slot], rows.time
+    before, time = newest.take(slot), rows.time
     if not (
         (time - before == interval).all()
         and (rows.polled == interval).all()
-        and (units[slot] * 1_000_000 == interval).all()
-        and (columns["source"][slot] == rows.source).all()
+        and (units.take(slot) == interval // 1_000_000).all()
+        and (columns["source"].take(slot) == rows.source).all()
         and marks.last - int(before.min()) <= ttl
     ):
         return False
     newest[slot] = time
     seen = columns["seen"]
-    seen[slot] = (seen[slot] << _ONE) | _ONE
+    seen[slot] = (seen.take(slot) << _ONE) | _ONE
     return True
 
 

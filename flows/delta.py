@@ -48,10 +48,10 @@ def delta(
 ) -> tuple[F64, Bools | None]:
     """Difference to each series' predecessor, and which rows are published (None: all). No slot occurs twice."""
     times, volumes = columns["time"], columns["volume"]
-    before = times[slot]
+    before = times.take(slot)
     absent = before == NEVER
     forgotten = ~absent & (watermark - before > ttl)
-    difference = volume - volumes[slot]
+    difference = volume - volumes.take(slot)
     publish = ~absent & (time >= before) & ~forgotten
     negative: Any = False
     if growth_only is not False:

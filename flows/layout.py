@@ -50,7 +50,9 @@ class Layout:
     kept_sinks: list[tuple[str, Bools | None]] = field(default_factory=list)
     kept_urls: list[tuple[str, Bools | None]] = field(default_factory=list)
     malformed: list[tuple[Bools, str]] = field(default_factory=list)
-    _urls: dict[int, list[tuple[str, Bools | None]]] = field(default_factory=dict)
+    arrow: dict[str, Any] = field(default_factory=dict)
+    """Columns of what the entries that end their sinks publish (flows.one_to_one.batch_of)."""
+    _urls: list[tuple[str, Bools | None]] | None = None
 
     def rows(self, batch: pa.RecordBatch, polled: int) -> Rows:
         """The rows of the batch that this layout was made for."""
@@ -123,25 +125,21 @@ class Layout:
             entries = one_to_one.enter(state.series[kind], rows, self.resource, choices, state.strings, source)
             self.entries.append((kind, entries, ending))
 
-    def urls(self, plan: Plan, entries: Entries) -> list[tuple[str, Bools | None]]:
-        """The publishers of these entries, and which of them each gets (None: all)."""
-        found = self._urls.get(id(entries))
-        if found is None:
+    def ending_urls(self, plan: Plan) -> list[tuple[str, Bools | None]]:
+        """The publishers of the entries that end their sinks, one kind after the other, and which of them each gets (None: all)."""
+        if self._urls is None:
+            endings = [entries for _, entries, ending in self.entries if ending]
+            size = sum(len(e) for e in endings)
             masks: dict[str, npt.NDArray[np.bool_]] = {}
-            for step, part in entries.slices:
-                for url in plan.sinks[self.sink_of(plan, step)].publishers:
-                    masks.setdefault(url, np.zeros(len(entries), bool))[part] = True
-            found = [(url, None if mask.all() else mask) for url, mask in masks.items()]
-            self._urls[id(entries)] = found
-        return found
-
-    def sink_of(self, plan: Plan, step: PlanStep) -> int:
-        """The index of a step's sink."""
-        return next(s.index for s in plan.sinks if s.name == step.sink)
-
-    def continued(self, plan: Plan, step: PlanStep) -> bool:
-        """Whether the step's sink has further steps."""
-        return step.position + 1 < len(plan.sinks[self.sink_of(plan, step)].steps)
+            start = 0
+            for entries in endings:
+                for step, part in entries.slices:
+                    for url in plan.sink_of[step.number].publishers:
+                        mask = masks.setdefault(url, np.zeros(size, bool))
+                        mask[start + part.start : start + part.stop] = True
+                start += len(entries)
+            self._urls = [(url, None if mask.all() else mask) for url, mask in masks.items()]
+        return self._urls
 
 
 def layout_of(plan: Plan, state: State, batch: pa.RecordBatch, header: Header) -> Layout:

@@ -7,7 +7,7 @@ meter, resource). So one pass of numpy serves them all.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -91,8 +91,6 @@ class Entries:
     maximum: F64 | None
     scaled: list[tuple[Target, slice]]
     slices: list[tuple[PlanStep, slice]]
-    arrow: dict[str, Any] = field(default_factory=dict)
-
     def __len__(self) -> int:
         return len(self.at)
 
@@ -211,35 +209,49 @@ class Derived:
             source.polled[at],
         )
 
-    def batch(self, strings: Strings) -> pa.RecordBatch:
-        """All that is published as one batch, its columns taken from the entries' cache where nothing was held back."""
-        entries, source = self.entries, self.rows
-        cache = entries.arrow
-        if not cache:
-            cache["name"] = dictionary(entries.name, strings.names.arrow())
-            cache["type"] = dictionary(entries.kind.astype(np.int32), TYPE_WORDS)
-            cache["unit"] = dictionary(entries.unit, strings.units.arrow())
-            cache["source"] = dictionary(entries.source, strings.sources.arrow())
-            cache["origin"] = dictionary(entries.origin, strings.origins.arrow())
-            cache["measured"] = times(np.full(len(entries), NEVER))
-        at = entries.at
-        hi, lo = identity.mix(source.hi[at], source.lo[at], entries.key_hi, entries.key_lo)
-        where = source.at[at]
-        block = source.block
-        batch = assemble(
-            name=cache["name"],
-            type=cache["type"],
-            unit=cache["unit"],
-            volume=self.volume,
-            carried={c: dictionary(block.codes(c)[where], block.dictionary(c)) for c in CARRIED},
-            time=source.time[at],
-            measured=cache["measured"],
-            source=cache["source"],
-            ids=identity.pack(hi, lo),
-            origin=cache["origin"],
-            late=pa.array(source.late[at]),
-        )
-        return batch if self.publish is None else batch.filter(pa.array(self.publish))
+
+def batch_of(parts: Sequence[Derived], strings: Strings, cache: dict[str, Any]) -> tuple[pa.RecordBatch, Bools | None]:
+    """All that several steps publish of the same rows as one batch, and which of the entries it holds (None: all).
+
+    `cache` keeps the columns that do not depend on volumes and times.
+    """
+    source = parts[0].rows
+    block = source.block
+    if not cache:
+        entries = [p.entries for p in parts]
+
+        def joined(name: str) -> Any:
+            return np.concatenate([getattr(e, name) for e in entries])
+
+        cache["at"] = joined("at")
+        cache["keys"] = joined("key_hi"), joined("key_lo")
+        cache["name"] = dictionary(joined("name"), strings.names.arrow())
+        cache["type"] = dictionary(joined("kind").astype(np.int32), TYPE_WORDS)
+        cache["unit"] = dictionary(joined("unit"), strings.units.arrow())
+        cache["source"] = dictionary(joined("source"), strings.sources.arrow())
+        cache["origin"] = dictionary(joined("origin"), strings.origins.arrow())
+        cache["measured"] = times(np.full(len(cache["at"]), NEVER))
+        cache["late"] = pa.array(np.zeros(len(cache["at"]), bool))
+    at = cache["at"]
+    hi, lo = identity.mix(source.hi.take(at), source.lo.take(at), *cache["keys"])
+    where = at if source.at is source.position or len(source) == block.batch.num_rows else source.at.take(at)
+    batch = assemble(
+        name=cache["name"],
+        type=cache["type"],
+        unit=cache["unit"],
+        volume=parts[0].volume if len(parts) == 1 else np.concatenate([p.volume for p in parts]),
+        carried={c: dictionary(block.codes(c).take(where), block.dictionary(c)) for c in CARRIED},
+        time=source.time.take(at),
+        measured=cache["measured"],
+        source=cache["source"],
+        ids=identity.pack(hi, lo),
+        origin=cache["origin"],
+        late=pa.array(source.late.take(at)) if source.late.any() else cache["late"],
+    )
+    if all(p.publish is None for p in parts):
+        return batch, None
+    publish = np.concatenate([np.ones(len(p.entries), bool) if p.publish is None else p.publish for p in parts])
+    return batch.filter(pa.array(publish)), publish
 
 
 def run(
@@ -255,7 +267,7 @@ def run(
 ) -> Derived:
     """Pass the entries of rows through a transformer's function, then scale."""
     at = entries.at
-    volume, time, measured = rows.volume[at], rows.time[at], rows.measured[at]
+    volume, time, measured = rows.volume.take(at), rows.time.take(at), rows.measured.take(at)
     watermark: Any = marks.last if len(marks.values) == 1 else marks.at(rows.position[at])
     growth_only = _growth_only(entries)
     columns = state.columns
@@ -343,8 +355,8 @@ def by_metadata(target: Target, rows: Rows, at: I64, caches: dict[Any, Any]) -> 
         if len(caches) >= 256:
             caches.pop(next(iter(caches)))
         found = caches[key] = (scale, np.asarray(value), np.asarray(bad))
-    codes = block.codes("resource_metadata")[rows.at[at]]
-    return found[1][codes], found[2][codes]
+    codes = block.codes("resource_metadata").take(rows.at.take(at))
+    return found[1].take(codes), found[2].take(codes)
 
 
 class _Texts:

@@ -82,6 +82,8 @@ class Plan:
     own_polling: bool
     fingerprint: str
     cache: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+    sink_of: dict[int, PlanSink] = field(default_factory=dict, compare=False, repr=False)
+    """The sink of each step, by the step's number."""
 
 
 def compile_plan(pipeline: Pipeline, options: Options | None = None) -> Plan:
@@ -102,7 +104,9 @@ def compile_plan(pipeline: Pipeline, options: Options | None = None) -> Plan:
             own.append(PlanStep(len(steps) + len(own) + 1, sink.name, position, step.name, program))
         steps += own
         sinks.append(PlanSink(draft.index, sink.name, sources, tuple(own), draft.publishers))
-    return Plan(tuple(sinks), tuple(steps), options, pipeline.polling_from_pipeline, _fingerprint(pipeline, options))
+    plan = Plan(tuple(sinks), tuple(steps), options, pipeline.polling_from_pipeline, _fingerprint(pipeline, options))
+    plan.sink_of.update({step.number: sink for sink in sinks for step in sink.steps})
+    return plan
 
 
 def _fingerprint(pipeline: Pipeline, options: Options) -> str:

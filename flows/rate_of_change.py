@@ -47,16 +47,16 @@ def rate_of_change(
 ) -> tuple[F64, Bools | None]:
     """Growth per second since each series' predecessor, and which rows have one (None: all). No slot occurs twice."""
     times, moments, volumes = columns["time"], columns["measured"], columns["volume"]
-    before = times[slot]
+    before = times.take(slot)
     # An absent predecessor is the least int64, so the difference wraps to below 0: neither newer nor forgotten.
     gap = time - before
     known = gap > 0
     forgotten = watermark - before > ttl
-    growth = volume - volumes[slot]
+    growth = volume - volumes.take(slot)
     reset = cumulative & (growth < 0)
     if reset.any():
         growth = np.where(reset, volume, growth)
-    was = moments[slot]
+    was = moments.take(slot)
     span = measured - was
     usable = (span > 0) & (span <= 2 * gap) & (was != NEVER) & (measured != NEVER)
     if usable.any():

@@ -233,11 +233,11 @@ def _sinks(
     """Take the new rows through every sink."""
     if layout is not None:
         _kept(plan, layout, rows, out, exact=exact)
+        endings = []
         for kind, entries, ending in layout.entries:
-            function, _ = ONE_TO_ONE[kind]
             failures: dict[str, int] = {}
             derived = one_to_one.run(
-                function,
+                ONE_TO_ONE[kind][0],
                 state.series[kind],
                 rows,
                 entries,
@@ -250,20 +250,21 @@ def _sinks(
             for reason, count in failures.items():
                 out.counts[kind, reason] += count
             if ending and not exact:
-                batch = derived.batch(state.strings)
-                for url, mask in layout.urls(plan, entries):
-                    if mask is not None:
-                        chosen = mask if derived.publish is None else mask[derived.publish]
-                        out.add([url], batch.filter(pa.array(chosen)))
-                    else:
-                        out.add([url], batch)
+                endings.append(derived)
                 continue
             for step, part in entries.slices:
-                if not layout.continued(plan, step):
-                    sink = plan.sinks[layout.sink_of(plan, step)]
+                if len(plan.sink_of[step.number].steps) == 1:
+                    sink = plan.sink_of[step.number]
                     _publish(state, sink.name, sink.publishers, derived.of(part), out, exact=exact)
                 else:
                     _chain(plan, state, step, 1, derived.of(part), marks, out, exact=exact)
+        if endings:
+            batch, publish = one_to_one.batch_of(endings, state.strings, layout.arrow)
+            for url, mask in layout.ending_urls(plan):
+                if mask is None:
+                    out.add([url], batch)
+                else:
+                    out.add([url], batch.filter(pa.array(mask if publish is None else mask[publish])))
     entered = {} if layout is None else layout.entered
     for sink in plan.sinks:
         if not sink.steps:
@@ -284,7 +285,7 @@ def _chain(
     plan: Plan, state: State, first: PlanStep, skip: int, rows: Rows, marks: Watermarks, out: Output, *, exact: bool
 ) -> None:
     """Take rows through a sink's steps from `first` on (without the first `skip` of them), and publish."""
-    sink = plan.sinks[next(i for i, s in enumerate(plan.sinks) if s.name == first.sink)]
+    sink = plan.sink_of[first.number]
     for _ in range(skip):
         marks = _passed(first, marks)
     for step in sink.steps[skip:]:

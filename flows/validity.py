@@ -41,6 +41,9 @@ def refused(options: Options, layout: Layout, rows: Rows, appended: Any, state: 
     return bad
 
 
+_OPEN, _CLOSE = ord("{"), ord("}")
+
+
 def not_objects(words: pa.Array, limit: int) -> Bools:
     """Which strings do not look like a JSON object, or are too long. Whoever parses one checks the rest."""
     _, offsets, data = words.buffers()
@@ -50,6 +53,7 @@ def not_objects(words: pa.Array, limit: int) -> Bools:
         return length < 2
     raw = np.frombuffer(data, np.uint8)
     short = length < 2
-    first = np.where(short, 0, ends[:-1])
-    last = np.where(short, 0, ends[1:] - 1)
-    return short | (length > limit) | (raw[first] != ord("{")) | (raw[last] != ord("}"))
+    if short.any():
+        first, last = np.where(short, 0, ends[:-1]), np.where(short, 0, ends[1:] - 1)
+        return short | (length > limit) | (raw[first] != _OPEN) | (raw[last] != _CLOSE)
+    return (length > limit) | (raw.take(ends[:-1]) != _OPEN) | (raw.take(ends[1:] - 1) != _CLOSE)

@@ -71,9 +71,6 @@ def mix(hi: U64, lo: U64, key_hi: Any, key_lo: Any) -> tuple[U64, U64]:
     t = _scramble(lo + _K[2])
     t ^= t >> _S33
     hi ^= t
-    t = _scramble(hi + _K[0])
-    t ^= t >> _S33
-    lo ^= t
     return hi, lo
 
 
