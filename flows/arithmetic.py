@@ -85,12 +85,12 @@ def new_pane(period: int, end: int, expiry: int, program: Arithmetic) -> Pane:
         "resource": (np.int32, 0),
         "have": (np.uint64, 0),
         "done": (bool, False),
-        "late": (bool, False),
         "polled": (np.int64, 0),
         "time": (np.int64, 0),
     }
     for m in range(meters):
         fill[f"v{m}"] = (np.float64, 0.0)
+        fill[f"late{m}"] = (bool, False)
     for m in program.attributed:
         fill[f"ref{m}"] = (np.int32, -1)
         for name in _KEPT:
@@ -105,6 +105,7 @@ class Held:
 
     time: int
     volume: float
+    late: bool
     kept: tuple[Any, ...]
 
 
@@ -280,10 +281,10 @@ class _Work:
             if not len(at):
                 continue
             columns[f"v{m}"][at] = rows.volume[rows_of]
+            columns[f"late{m}"][at] = rows.late[rows_of]
             have[at] |= np.uint64(1 << m)
             if m in self.program.attributed:
                 columns[f"ref{m}"][at] = rows_of
-        columns["late"][slot] |= rows.late[index]
         complete = have[slot] == self.full
         if not complete.all():
             # What a set that hold fills may need of its last row.
@@ -346,7 +347,7 @@ class _Work:
             np.full(n, NEVER),
             hi,
             lo,
-            columns["late"][slots].copy(),
+            np.logical_or.reduce([columns[f"late{m}"][slots] for m in range(len(program.meters))]),
             polled,
         )
         self.out.append(result if bad is None else result.take(~bad))
@@ -358,15 +359,15 @@ class _Work:
             pane = self.state.panes.pop(period)
             open_sets = np.flatnonzero(~pane.columns["done"][: pane.count])
             if self.program.hold and len(open_sets):
-                open_sets = self.fill(pane, open_sets, watermark, marks.reaches(expiry) or 0)
+                open_sets = self.fill(pane, open_sets, marks.reaches(expiry))
             self.count("incomplete", len(open_sets))
 
-    def fill(self, pane: Pane, slots: I64, watermark: int, position: int) -> I64:
+    def fill(self, pane: Pane, slots: I64, position: int) -> I64:
         """Publish those of these sets that held rows complete; the rest is returned."""
         program, columns = self.program, pane.columns
         self.keep_pane(pane, slots)
         left, complete = [], []
-        oldest = watermark - program.hold - program.lateness - program.interval
+        oldest = pane.expiry - program.hold - program.lateness - program.interval
         for slot in slots.tolist():
             resource = int(columns["resource"][slot])
             found: list[tuple[int, Held]] = []
@@ -383,7 +384,7 @@ class _Work:
                     found.append((m, [h for h in candidates if h.time == newest][-1]))
             else:
                 for m, held in found:
-                    columns[f"v{m}"][slot] = held.volume
+                    columns[f"v{m}"][slot], columns[f"late{m}"][slot] = held.volume, held.late
                     if m in program.attributed:
                         for name, value in zip(_KEPT, held.kept, strict=True):
                             columns[f"{name}{m}"][slot] = value
@@ -412,7 +413,7 @@ class _Work:
             )
             key = (int(self.resource[i]), int(self.meter[i]))
             held = self.state.held.setdefault(key, [])
-            held.append(Held(int(rows.time[i]), float(rows.volume[i]), kept))
+            held.append(Held(int(rows.time[i]), float(rows.volume[i]), bool(rows.late[i]), kept))
             if len(held) > 8:
                 oldest = int(self.watermark[i]) - program.hold - program.lateness - program.interval
                 held[:] = [h for h in held if h.time >= oldest]

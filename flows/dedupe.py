@@ -84,15 +84,21 @@ def dedupe(
     marks: Watermarks,
     ttl: int,
     horizon: int,
+    ahead: Bools | None,
 ) -> Bools | None:
-    """Which rows are new (None: all). `slot`: of each row's series; `parts`: rounds of slots that occur more than once."""
-    if parts is None and _all_next(columns, rows, slot, marks, ttl, horizon):
+    """Which rows are new (None: all).
+
+    slot: of each row's series; parts: rounds of slots that occur more than once; ahead: rows too far in the future to move anything.
+    """
+    if parts is None and ahead is None and _all_next(columns, rows, slot, marks, ttl, horizon):
         return None
     watermark = marks.at(rows.position)
     new = np.ones(len(rows), bool)
     by_id = np.ones(len(rows), bool)
     for part in parts if parts is not None else [np.arange(len(rows))]:
         index = part[rows.polled[part] > 0]
+        if ahead is not None:
+            index = index[~ahead[index]]
         if len(index):
             _on_grid(columns, rows, slot, index, watermark, ttl, horizon, new, by_id)
     order = np.flatnonzero(by_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -16,13 +17,14 @@ I64 = npt.NDArray[np.int64]
 class Interner:
     """Numbers for strings, in the order of their first sight."""
 
-    __slots__ = ("_arrow", "_free", "numbers", "values")
+    __slots__ = ("_arrow", "_free", "_packed", "numbers", "values")
 
     def __init__(self, values: Iterable[str] = ()) -> None:
         self.values: list[str] = list(values)
         self.numbers: dict[str, int] = {v: i for i, v in enumerate(self.values)}
         self._free: list[int] = []
         self._arrow: pa.Array | None = None
+        self._packed: bytes | None = None
 
     def __len__(self) -> int:
         """Strings that have a number now."""
@@ -40,7 +42,25 @@ class Interner:
                 found = len(self.values)
                 self.values.append(value)
             self.numbers[value] = found
+            self._packed = None
         return found
+
+    def pack(self) -> bytes:
+        """What unpack takes; not made again while nothing changes."""
+        if self._packed is None:
+            self._packed = msgspec.msgpack.encode((self.values, self._free))
+        return self._packed
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> Interner:
+        """The interner that pack was called on."""
+        values, free = msgspec.msgpack.decode(packed, type=tuple[list[str], list[int]])
+        out = cls()
+        out.values, out._free = values, free
+        unused = set(free)
+        out.numbers = {v: i for i, v in enumerate(values) if i not in unused}
+        out._packed = packed
+        return out
 
     def sweep(self, used: npt.NDArray[np.bool_]) -> None:
         """Forget the strings whose number is not marked in `used` (one flag a number); their numbers are dealt again."""
@@ -49,7 +69,7 @@ class Interner:
                 del self.numbers[self.values[number]]
                 self.values[number] = ""
                 self._free.append(number)
-        self._arrow = None
+        self._arrow = self._packed = None
 
     def numbers_of(self, values: Sequence[str]) -> I32:
         """The number of each string."""
@@ -127,6 +147,11 @@ class SeriesIndex:
         used = np.zeros(size, bool)
         used[slots] = True
         self._free = np.flatnonzero(~used).tolist()
+
+    def reserve(self, slots: Iterable[int]) -> None:
+        """Slots that allocate gave and that have no key: not free after a load."""
+        taken = set(slots)
+        self._free = [s for s in self._free if s not in taken]
 
 
 class Columns:

@@ -54,7 +54,7 @@ class Layout:
     """Columns of what the entries that end their sinks publish (flows.one_to_one.batch_of)."""
     _urls: list[tuple[str, Bools | None]] | None = None
 
-    def rows(self, batch: pa.RecordBatch, polled: int) -> Rows:
+    def rows(self, batch: pa.RecordBatch, polled: int, position: I64) -> Rows:
         """The rows of the batch that this layout was made for."""
         n = batch.num_rows
         ids = np.frombuffer(batch.column("id").buffers()[1], np.uint64)
@@ -64,7 +64,7 @@ class Layout:
         return Rows(
             Block(batch),
             everything,
-            everything,
+            position,
             self.name,
             self.kind,
             self.unit,
@@ -180,7 +180,7 @@ def _make(plan: Plan, state: State, batch: pa.RecordBatch, header: Header) -> La
     )
     layout.malformed = _malformed(layout, state)
     if not layout.malformed:
-        layout.arrange(plan, state, layout.rows(batch, header.interval))
+        layout.arrange(plan, state, layout.rows(batch, header.interval, np.arange(batch.num_rows)))
     return layout
 
 

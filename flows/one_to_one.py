@@ -268,7 +268,9 @@ def run(
     """Pass the entries of rows through a transformer's function, then scale."""
     at = entries.at
     volume, time, measured = rows.volume.take(at), rows.time.take(at), rows.measured.take(at)
-    watermark: Any = marks.last if len(marks.values) == 1 else marks.at(rows.position[at])
+    watermark: Any = marks.scalar(rows.position)
+    if not isinstance(watermark, int):
+        watermark = watermark[at]
     growth_only = _growth_only(entries)
     columns = state.columns
     publish: Bools | None

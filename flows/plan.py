@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from nephoscope.matching import MeterFilter
@@ -72,7 +73,7 @@ class PlanSink:
         return next((s.interval for s, matches in self.sources if s.interval and matches.matches(meter)), 0)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Plan:
     """What runs. `fingerprint` is that of everything that decides what is published."""
 
@@ -84,6 +85,11 @@ class Plan:
     cache: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
     sink_of: dict[int, PlanSink] = field(default_factory=dict, compare=False, repr=False)
     """The sink of each step, by the step's number."""
+
+    @cached_property
+    def width(self) -> int:
+        """Positions that one event takes: see flows.rows.Watermarks."""
+        return 1 + max((len(s.steps) for s in self.sinks), default=0)
 
 
 def compile_plan(pipeline: Pipeline, options: Options | None = None) -> Plan:

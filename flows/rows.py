@@ -309,7 +309,12 @@ def join_rows(parts: Sequence[Rows], strings: Strings) -> Rows:
 
 
 class Watermarks:
-    """The watermark at each position of a call: `values[i]` from `positions[i]` on; both rise. The first position is 0."""
+    """A step's watermark through a call: `values[0]` at its start, then `values[i]` from `positions[i]` on; both rise.
+
+    Positions number what happens, not rows: every log row and every mark is an event e, and takes `width` positions from
+    `e * width` on. The first step hears the new watermark at `e * width`, the step after it one position later, when it has got what the first
+    one closed, and so on; the row itself comes last, at `e * width + width - 1`.
+    """
 
     __slots__ = ("positions", "values")
 
@@ -319,8 +324,8 @@ class Watermarks:
 
     @classmethod
     def constant(cls, value: int) -> Watermarks:
-        """The same watermark at every position."""
-        return cls(np.zeros(1, np.int64), np.array([value], np.int64))
+        """The same watermark all the time."""
+        return cls(np.full(1, -1), np.array([value], np.int64))
 
     @property
     def last(self) -> int:
@@ -329,20 +334,32 @@ class Watermarks:
 
     def at(self, positions: I64) -> I64:
         """The watermark at each of these positions."""
-        if len(self.values) == 1:
-            return np.broadcast_to(self.values, len(positions))
+        if not len(positions) or positions[0] >= self.positions[-1]:
+            return np.broadcast_to(self.values[-1:], len(positions))
         return self.values[np.searchsorted(self.positions, positions, "right") - 1]
 
-    def reaches(self, moment: int) -> int | None:
-        """The first position where the watermark is at least `moment`."""
-        i = int(np.searchsorted(self.values, moment))
-        return None if i == len(self.values) else int(self.positions[i])
+    def scalar(self, positions: I64) -> int | I64:
+        """As `at`, but one number where it is the same for all."""
+        if not len(positions) or positions[0] >= self.positions[-1]:
+            return self.last
+        return self.at(positions)
+
+    def reaches(self, moment: int) -> int:
+        """The first position where the watermark is at least `moment`, which it is at the end."""
+        return int(self.positions[np.searchsorted(self.values, moment)])
 
     def floored(self, span: int, back: int) -> Watermarks:
-        """floor((W - back) / span) * span at each position: what a step with windows passes on."""
+        """floor((W - back) / span) * span, heard one position later: what a step hands on."""
         moved = (self.values - back) // span * span
         moved[self.values >= MAX_TIME] = MAX_TIME
         moved[self.values <= MIN_TIME] = MIN_TIME
-        return Watermarks(self.positions, moved)
+        return Watermarks(self._later(), moved)
 
+    def handed_on(self) -> Watermarks:
+        """The same watermark, heard one position later."""
+        return Watermarks(self._later(), self.values)
 
+    def _later(self) -> I64:
+        later = self.positions + 1
+        later[0] = -1
+        return later

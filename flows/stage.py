@@ -21,13 +21,14 @@ from flows import accumulator, aggregator, arithmetic, one_to_one, unit_conversi
 from flows.dedupe import dedupe
 from flows.layout import Layout, layout_of
 from flows.plan import Plan, PlanStep
-from flows.rows import Rows, Watermarks, batch_of_rows, rows_of
+from flows.interning import I64
+from flows.rows import Bools, Rows, Watermarks, batch_of_rows, rows_of
 from flows.state import State
 from flows.transformers import ONE_TO_ONE
 from flows.validity import refused
 from nephoscope.batch import EMPTY, Batch, decode
 from nephoscope.errors import BatchError
-from nephoscope.times import MAX_TIME, MIN_TIME, NEVER, SECOND
+from nephoscope.times import MAX_TIME, MIN_TIME, NEVER, SECOND, TOO_LATE
 from nephoscope.topics import Message
 
 GATHER = 1000
@@ -105,18 +106,10 @@ def feed(plan: Plan, state: State, arrivals: Sequence[Arrival], out: Output, *, 
 
 
 def finish(plan: Plan, state: State, *, exact: bool = False) -> Output:
-    """The end of the input, which only dry-run and test know: every window closes, step by step along each chain."""
+    """The end of the input, which only dry-run and test know: every watermark goes to infinity, step by step along each chain."""
     out = Output()
-    for sink in plan.sinks:
-        rows = _empty(state)
-        watermark = Watermarks.constant(state.watermark)
-        for step in sink.steps:
-            ending = Watermarks(np.array([0, 1]), np.array([min(watermark.last, MAX_TIME - 1), MAX_TIME]))
-            rows.position = np.zeros(len(rows), np.int64)
-            rows, _ = _step(plan, state, step, rows, ending, out.counts)
-            watermark = _passed(step, watermark)
-        if sink.steps:
-            _publish(state, sink.name, sink.publishers, rows, out, exact=exact)
+    ending = Watermarks(np.array([-1, 0]), np.array([state.watermark, MAX_TIME]))
+    _sinks(plan, state, None, _empty(state), ending, out, exact=exact)
     return out
 
 
@@ -124,8 +117,9 @@ def _call(plan: Plan, state: State, group: list[Arrival], out: Output, *, exact:
     """One call: messages that share an interval, as one batch."""
     full = [a for a in group if len(a.batch)]
     counts = out.counts
+    events, marked = _events(plan, group)
     if not full:
-        marks = _watermarks(plan, state, None, None, [(0, _mark(plan, a)) for a in group])
+        marks = _watermarks(plan, state, None, events, marked)
         _sinks(plan, state, None, _empty(state), marks, out, exact=exact)
         state.watermark = marks.last
         state.forget(plan)
@@ -135,12 +129,13 @@ def _call(plan: Plan, state: State, group: list[Arrival], out: Output, *, exact:
     n = batch.num_rows
     counts["stage", "received"] += n
     layout = layout_of(plan, state, batch, header)
-    rows = layout.rows(batch, header.interval * SECOND)
+    rows = layout.rows(batch, header.interval * SECOND, events * plan.width + (plan.width - 1))
     lengths = [len(a.batch) for a in group]
     appended: Any = group[0].message.append_time
     if any(a.message.append_time != appended for a in group):
         appended = np.repeat([a.message.append_time for a in group], lengths)
-    bad = refused(plan.options, layout, rows, appended, state)
+    bad = refused(plan.options, layout, rows, appended)
+    ahead = _ahead(plan, rows, appended)
     if bad:
         keep = np.ones(n, bool)
         ends = np.cumsum(lengths)
@@ -149,21 +144,13 @@ def _call(plan: Plan, state: State, group: list[Arrival], out: Output, *, exact:
             counts["stage", reason] += 1
             message = group[int(np.searchsorted(ends, row, "right"))].message
             out.dead.append(Dead(reason, "", message, _json_of(batch, row)))
-    else:
-        keep = None
-    position = 0
-    moved = []
-    for arrival, length in zip(group, lengths, strict=True):
-        if arrival.batch.header.mark != NEVER:
-            moved.append((position + length, _mark(plan, arrival)))
-        position += length
-    marks = _watermarks(plan, state, rows, appended, moved, keep)
-    if keep is not None:
-        rows = rows.take(keep)
+        rows, events = rows.take(keep), events[keep]
+        ahead = None if ahead is None else ahead[keep]
         layout = layout.subset(plan, state, rows)
-    series = state.series["dedupe"]
-    new = (
-        dedupe(
+    marks = _watermarks(plan, state, rows, events, marked, ahead)
+    if len(rows):
+        series = state.series["dedupe"]
+        new = dedupe(
             series.columns,
             state.ids,
             rows,
@@ -172,14 +159,12 @@ def _call(plan: Plan, state: State, group: list[Arrival], out: Output, *, exact:
             marks,
             plan.options.micros("series_ttl"),
             plan.options.micros("dedupe_horizon"),
+            ahead,
         )
-        if len(rows)
-        else None
-    )
-    if new is not None:
-        counts["stage", "double"] += int(len(rows) - new.sum())
-        rows = rows.take(new)
-        layout = layout.subset(plan, state, rows)
+        if new is not None:
+            counts["stage", "double"] += int(len(rows) - new.sum())
+            rows = rows.take(new)
+            layout = layout.subset(plan, state, rows)
     _sinks(plan, state, layout, rows, marks, out, exact=exact)
     state.watermark = marks.last
     gone = state.forget(plan)
@@ -187,44 +172,62 @@ def _call(plan: Plan, state: State, group: list[Arrival], out: Output, *, exact:
         counts["stage", "series_forgotten"] += gone
 
 
+def _events(plan: Plan, group: list[Arrival]) -> tuple[I64, list[tuple[int, int]]]:
+    """The number of each row's event, and (event, watermark) of the marks: in the order of the log."""
+    marked: list[tuple[int, int]] = []
+    parts: list[I64] = []
+    start = 0
+    for arrival in group:
+        rows = len(arrival.batch)
+        if rows:
+            parts.append(np.arange(start, start + rows))
+            start += rows
+        if arrival.batch.header.mark != NEVER:
+            marked.append((start, _mark(plan, arrival)))
+            start += 1
+    return (parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, np.int64), *parts])), marked
+
+
 def _mark(plan: Plan, arrival: Arrival) -> int:
+    """The watermark that a mark stands for; minus infinity where it does not count."""
     mark = arrival.batch.header.mark
     appended = arrival.message.append_time
-    if mark == NEVER or (appended and mark > appended + plan.options.micros("max_ahead")) or mark > MAX_TIME // 2:
+    if not 0 <= mark < TOO_LATE or (appended and mark > appended + plan.options.micros("max_ahead")):
         return MIN_TIME
     return mark - plan.options.micros("lateness")
 
 
+def _ahead(plan: Plan, rows: Rows, appended: Any) -> Bools | None:
+    """Which rows lie too far in the future to move the watermark; None: none."""
+    if isinstance(appended, int) and not appended:
+        return None
+    ahead = rows.time > appended + plan.options.micros("max_ahead")
+    return ahead if ahead.any() else None
+
+
 def _watermarks(
-    plan: Plan, state: State, rows: Rows | None, appended: Any, moved: list[tuple[int, int]], keep: Any = None
+    plan: Plan, state: State, rows: Rows | None, events: I64, marked: list[tuple[int, int]], ahead: Bools | None = None
 ) -> Watermarks:
-    """The watermark at each position of the call."""
-    lateness = plan.options.micros("lateness")
-    moved = [m for m in moved if m[1] > MIN_TIME]
+    """The first step's watermark through the call."""
+    lateness, width = plan.options.micros("lateness"), plan.width
     if rows is None or not len(rows):
-        last = max([state.watermark, *(w for _, w in moved)])
-        return Watermarks.constant(last)
-    time = rows.time
-    limit = None if isinstance(appended, int) and not appended else appended + plan.options.micros("max_ahead")
-    low, high = int(time.min()), int(time.max())
-    if low == high and keep is None and not any(p < len(rows) for p, _ in moved) and (limit is None or np.all(high <= limit)):
-        start = max(state.watermark, high - lateness)
-        end = max([start, *(w for _, w in moved)])
-        if end == start:
-            return Watermarks.constant(start)
-        return Watermarks(np.array([0, len(rows)]), np.array([start, end]))
-    counted = np.ones(len(rows), bool) if keep is None else keep
-    if limit is not None:
-        counted = counted & (time <= limit)
-    own = np.empty(len(rows) + 1, np.int64)
-    own[:-1] = np.where(counted, time - lateness, MIN_TIME)
-    own[-1] = MIN_TIME
-    own[0] = max(int(own[0]), state.watermark)
-    for position, value in moved:
-        own[position] = max(int(own[position]), value)
-    np.maximum.accumulate(own, out=own)
-    cuts = np.concatenate(([0], np.flatnonzero(own[1:] != own[:-1]) + 1))
-    return Watermarks(cuts, own[cuts])
+        numbers, values = np.array([e for e, _ in marked], np.int64), np.array([w for _, w in marked], np.int64)
+    elif not marked and ahead is None and rows.time[0] == rows.time[-1] and (rows.time == rows.time[0]).all():
+        numbers, values = events[:1], rows.time[:1] - lateness
+    else:
+        numbers, values = events, rows.time - lateness
+        if ahead is not None:
+            values[ahead] = MIN_TIME
+        if marked:
+            numbers = np.concatenate([numbers, [e for e, _ in marked]])
+            values = np.concatenate([values, [w for _, w in marked]])
+            order = np.argsort(numbers)
+            numbers, values = numbers[order], values[order]
+    values = np.maximum.accumulate(np.concatenate([[state.watermark], values]))
+    moved = np.flatnonzero(values[1:] != values[:-1])
+    return Watermarks(
+        np.concatenate([[-1], numbers[moved] * width]), np.concatenate([values[:1], values[moved + 1]])
+    )
 
 
 def _sinks(
@@ -286,8 +289,8 @@ def _chain(
 ) -> None:
     """Take rows through a sink's steps from `first` on (without the first `skip` of them), and publish."""
     sink = plan.sink_of[first.number]
-    for _ in range(skip):
-        marks = _passed(first, marks)
+    for step in sink.steps[:skip]:
+        marks = _passed(step, marks)
     for step in sink.steps[skip:]:
         rows, marks = _step(plan, state, step, rows, marks, out.counts)
     _publish(state, sink.name, sink.publishers, rows, out, exact=exact)
@@ -343,7 +346,7 @@ def _passed(step: PlanStep, marks: Watermarks) -> Watermarks:
             return marks.floored(program.span, program.span) if program.span else marks.floored(1, program.ttl)
         case "accumulator":
             return marks.floored(1, program.max_hold)
-    return marks
+    return marks.handed_on()
 
 
 def _publish(

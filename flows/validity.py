@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from flows.layout import Layout
 
 
-def refused(options: Options, layout: Layout, rows: Rows, appended: Any, state: Any) -> dict[int, str]:
+def refused(options: Options, layout: Layout, rows: Rows, appended: Any) -> dict[int, str]:
     """Reason by row; empty where all is well. `appended`: microseconds, one or one a row; 0: unknown."""
     bad: dict[int, str] = {}
 
