@@ -1,0 +1,85 @@
+"""What each component counts, under one naming scheme, for Prometheus.
+
+==========================================  ============================================================
+nephoscope_<component>_received_total       samples (messages, requests …) that came in
+nephoscope_<component>_sent_total           samples that went out and were acknowledged
+nephoscope_<component>_dropped_total        lost or refused, by `reason`; nothing vanishes without being counted here
+nephoscope_<component>_errors_total         what failed, by `reason`; it may be re-tried
+==========================================  ============================================================
+
+More that a component has to tell is a gauge, `nephoscope_<component>_<what>`. Reasons are short constant words, never data.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+
+REGISTRY = CollectorRegistry(auto_describe=True)
+"""All of this process's counters."""
+
+
+@cache
+def _counter(component: str, what: str, text: str, labels: tuple[str, ...]) -> Counter:
+    return Counter(f"nephoscope_{component}_{what}", text, labels, registry=REGISTRY)
+
+
+@cache
+def _gauge(component: str, what: str, text: str) -> Gauge:
+    return Gauge(f"nephoscope_{component}_{what}", text, registry=REGISTRY)
+
+
+class Counts:
+    """The counters of one component. Cheap to make: the same component's share their numbers. Safe for several threads.
+
+    `component` is a word of lower case letters and underscores: agent, push, log, flow, store_sql.
+    """
+
+    def __init__(self, component: str) -> None:
+        self.component = component
+        self._received = _counter(component, "received", "Came in.", ())
+        self._sent = _counter(component, "sent", "Went out and was acknowledged.", ())
+        self._dropped = _counter(component, "dropped", "Lost or refused.", ("reason",))
+        self._errors = _counter(component, "errors", "Failed; may be tried again.", ("reason",))
+
+    def received(self, count: int = 1) -> None:
+        """`count` came in."""
+        self._received.inc(count)
+
+    def sent(self, count: int = 1) -> None:
+        """`count` went out."""
+        self._sent.inc(count)
+
+    def dropped(self, count: int, reason: str) -> None:
+        """`count` were lost or refused."""
+        self._dropped.labels(reason).inc(count)
+
+    def failed(self, reason: str, count: int = 1) -> None:
+        """`count` attempts failed."""
+        self._errors.labels(reason).inc(count)
+
+    def gauge(self, what: str, value: float, text: str = "") -> None:
+        """Tell a present value."""
+        _gauge(self.component, what, text or what).set(value)
+
+    def values(self) -> dict[str, float]:
+        """The numbers now: received, sent, dropped.<reason>, errors.<reason>."""
+        out: dict[str, float] = {}
+        for what, counter in (
+            ("received", self._received),
+            ("sent", self._sent),
+            ("dropped", self._dropped),
+            ("errors", self._errors),
+        ):
+            for metric in counter.collect():
+                for sample in metric.samples:
+                    if sample.name.endswith("_total"):
+                        reason = sample.labels.get("reason")
+                        out[f"{what}.{reason}" if reason else what] = sample.value
+        return out
+
+
+def exposition() -> bytes:
+    """All counters in Prometheus' text format, for /metrics."""
+    return generate_latest(REGISTRY)
