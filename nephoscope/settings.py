@@ -170,11 +170,11 @@ def load_settings(
 
 def _from_file(file: Path, problems: list[Problem], base: Path) -> dict[str, _Given]:
     """The values of a settings file by their dotted names, in the order of the file."""
-    try:
-        node = documents.load(file)
-    except ConfigError as error:
-        # Every line of it may be commented out, as in the file that ships.
-        problems += [p for p in error.problems if p.message != "is empty"]
+    checker = documents.Checker(str(file))
+    node = documents.read(file, checker)
+    # Every line of it may be commented out.
+    problems += [p for p in checker.problems if p.message != "is empty"]
+    if node is None:
         return {}
     if not isinstance(node.value, dict):
         if node.value is not None:

@@ -1,0 +1,35 @@
+"""`agent`: polls what polling.yaml (or an old pipeline.yaml) names, onto the topic."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from nephoscope.cli.options import Config, Set, settings_of
+from nephoscope.cli.parts import load_polling_and_pipeline, open_log
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(agent)
+
+
+def agent(
+    config: Config = None,
+    overrides: Set = None,
+    namespaces: Annotated[
+        list[str] | None,
+        typer.Option("--namespace", "-n", help="Only pollsters of this namespace (compute, central, …).", show_default=False),
+    ] = None,
+) -> None:
+    """Poll, on aligned periods, until SIGINT or SIGTERM.
+
+    Example: nephoscope agent --namespace compute
+    """
+    settings = settings_of(config, overrides)
+    _, polling = load_polling_and_pipeline(settings)
+    from sources.agent import run
+
+    with open_log(settings) as log:
+        run(log, polling, settings, namespaces=namespaces or ())

@@ -1,0 +1,208 @@
+"""`check`: is everything right? In three stages: correctness of the files, topology, environment."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from nephoscope import documents, registry
+from nephoscope.cli.options import Config, Json, Set, settings_of
+from nephoscope.cli.output import complain
+from nephoscope.cli.parts import load_polling_and_pipeline, open_log, open_store
+from nephoscope.errors import EX_CONFIG, ConfigError, NephoscopeError, Problem, nearest
+from nephoscope.matching import MeterFilter
+from nephoscope.pipeline import Pipeline, Polling, cross_check, load_pipeline, load_polling
+from nephoscope.settings import Settings, load_settings, setting_names
+
+_T = TypeVar("_T")
+STAGES = ("correctness", "topology", "environment")
+
+
+@dataclass
+class Findings:
+    """What the stages found. `problems` make the check fail, `warnings` do not."""
+
+    problems: list[tuple[str, Problem]] = field(default_factory=list)
+    warnings: list[tuple[str, Problem]] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(check)
+
+
+def check(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[FILE]...", help="pipeline.yaml, polling.yaml or settings files; none: what would run here.", show_default=False),
+    ] = None,
+    config: Config = None,
+    overrides: Set = None,
+    json: Json = False,
+) -> None:
+    """Check files, or all that `run` would use here. Exits with 78 and every problem where something is wrong.
+
+    The stages come in this order: correctness (does it load?), topology (does it fit together?), environment (are state
+    folder, log, store and pollsters there?). With files, only the first two.
+
+    Example: nephoscope check my/pipeline.yaml
+    """
+    findings = Findings()
+    pipelines: list[Pipeline] = []
+    pollings: list[Polling] = []
+    settings: Settings | None = None
+    if files:
+        for file in files:
+            _collect(findings, "correctness", lambda file=file: _load(file, pipelines, pollings))  # type: ignore[misc]
+        findings.skipped["environment"] = "files were named"
+    else:
+        settings = _collect(findings, "correctness", lambda: settings_of(config, overrides))
+        loaded = settings and _collect(findings, "correctness", lambda: load_polling_and_pipeline(settings))
+        if loaded:
+            pipelines.append(loaded[0])
+            pollings.append(loaded[1])
+        if settings is None:
+            findings.skipped["environment"] = "the settings are wrong"
+    _topology(findings, pipelines, pollings, settings)
+    if settings is not None:
+        _environment(findings, pollings, settings)
+    _report(findings, as_json=json)
+    if findings.problems:
+        raise typer.Exit(EX_CONFIG)
+
+
+def kind_of(file: Path) -> str:
+    """What a file is, by its first keys: 'pipeline', 'polling' or 'settings'. Raises ConfigError where it is no YAML."""
+    top = documents.load(file).value
+    if isinstance(top, list) or (isinstance(top, dict) and "sinks" in top):
+        return "pipeline"
+    if isinstance(top, dict) and "sources" in top:
+        return "polling"
+    if isinstance(top, dict) and not any(k.partition(".")[0] in top for k in setting_names()) and "pipe" in file.name:
+        return "pipeline"
+    return "settings"
+
+
+def _load(file: Path, pipelines: list[Pipeline], pollings: list[Polling]) -> None:
+    kind = kind_of(file)
+    if kind == "pipeline":
+        pipelines.append(load_pipeline(file, publisher_schemes=registry.names(registry.PUBLISHER)))
+    elif kind == "polling":
+        pollings.append(load_polling(file))
+    else:
+        load_settings(file)
+
+
+def _collect(findings: Findings, stage: str, action: Callable[[], _T]) -> _T | None:
+    """The action's result; None where it raised, its problems then being among the findings."""
+    try:
+        return action()
+    except ConfigError as error:
+        findings.problems += [(stage, p) for p in error.problems]
+    except NephoscopeError as error:
+        findings.problems.append((stage, Problem(str(error))))
+    return None
+
+
+def _topology(
+    findings: Findings, pipelines: Iterable[Pipeline], pollings: Iterable[Polling], settings: Settings | None
+) -> None:
+    for pipeline in pipelines:
+        findings.warnings += [("topology", p) for p in cross_check(pipeline)]
+    for polling in pollings:
+        findings.warnings += [("topology", p) for p in polling.warnings]
+        for source in polling.sources:
+            # The next poll of a target that changes hands comes within a period: a window must not close before.
+            if settings is not None and source.interval > settings.series_ttl:
+                findings.problems.append(
+                    (
+                        "topology",
+                        Problem(
+                            f"every series is forgotten between two polls: the interval is {source.interval} s, series_ttl {settings.series_ttl:g} s",
+                            polling.file,
+                            source.line,
+                            f"sources.{source.name}.interval",
+                            "raise series_ttl",
+                        ),
+                    )
+                )
+
+
+def _environment(findings: Findings, pollings: Iterable[Polling], settings: Settings) -> None:
+    stage = "environment"
+    if _collect(findings, stage, lambda: _writable(settings.state_dir)):
+        _collect(findings, stage, lambda: _log_opens(settings))
+        wrong = _collect(findings, stage, lambda: _store_problems(settings))
+        findings.problems += [(stage, p) for p in wrong or ()]
+    pollsters = [p for n in registry.names(registry.POLLSTER) if (p := _collect(findings, stage, lambda n=n: registry.load(registry.POLLSTER, n)))]  # type: ignore[misc]
+    for polling in pollings:
+        findings.warnings += [(stage, p) for p in _unknown_meters(polling, pollsters)]
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError([Problem(f"cannot write to {folder}: {error.strerror}", field="state_dir")]) from None
+    if folder.stat().st_mode & 0o002 and os.name == "posix":
+        raise ConfigError([Problem(f"{folder} can be written by everybody: chmod o-w", field="state_dir")])
+    return True
+
+
+def _log_opens(settings: Settings) -> None:
+    with open_log(settings):
+        pass
+
+
+def _store_problems(settings: Settings) -> list[Problem]:
+    with open_store(settings) as store:
+        return store.check()
+
+
+def _unknown_meters(polling: Polling, pollsters: Iterable[Any]) -> Iterable[Problem]:
+    known = {meter.name for pollster in pollsters for meter in pollster.meters}
+    for source in polling.sources:
+        wanted = [m for m in source.meters if not m.startswith("!")]
+        if any(MeterFilter(source.meters).matches(name) for name in known):
+            # Of several, those that give nothing are named one by one.
+            silent = [m for m in wanted if not any(fnmatchcase(name, m) for name in known)]
+        else:
+            silent = wanted
+        for pattern in silent:
+            hint = "" if set(pattern) & set("*?[") else nearest(pattern, known)
+            yield Problem(f"no pollster gives {pattern!r}", polling.file, source.line, f"sources.{source.name}.meters", hint)
+
+
+def _report(findings: Findings, *, as_json: bool) -> None:
+    if as_json:
+        import msgspec
+
+        for level, found in (("problem", findings.problems), ("warning", findings.warnings)):
+            for stage, problem in found:
+                print(msgspec.json.encode({"level": level, "stage": stage, **msgspec.to_builtins(problem)}).decode())
+        return
+    for stage in STAGES:
+        problems = [p for s, p in findings.problems if s == stage]
+        warnings = [p for s, p in findings.warnings if s == stage]
+        if stage in findings.skipped:
+            print(f"{stage}: left out ({findings.skipped[stage]})")
+            continue
+        print(f"{stage}: {_counted(len(problems), 'problem') if problems else 'ok'}", flush=True)
+        for warning in warnings:
+            complain(f"{warning} [warning]")
+        for problem in problems:
+            complain(str(problem))
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"

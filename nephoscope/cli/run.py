@@ -1,0 +1,178 @@
+"""`run`: everything in one place. An agent and a flow as child processes, the embedded log and the store between them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+from nephoscope.cli.options import Config, Set, settings_of
+from nephoscope.cli.output import complain, is_terminal
+from nephoscope.cli.parts import open_log, open_store, prepare_state
+from nephoscope.cli.supervisor import Child, Supervisor
+from nephoscope.errors import NephoscopeError, Unavailable
+from nephoscope.settings import Settings
+from nephoscope.times import now
+
+_LOOK_EVERY = 1.0
+_TICK = 0.1
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(run)
+
+
+def run(
+    config: Config = None,
+    overrides: Set = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no samples.")] = False,
+    seconds: Annotated[
+        float | None, typer.Option("--for", metavar="SECONDS", help="Stop after so long.", show_default=False)
+    ] = None,
+) -> None:
+    """Poll this host, run the pipeline over its samples, store the result and show it.
+
+    Ctrl-C or SIGTERM stops it; the next start goes on where it was.
+
+    Example: nephoscope run --set state_dir=/tmp/demo
+    """
+    settings = settings_of(config, overrides)
+    with _alone(settings), _stop_requested() as stop:
+        # Made here, so that the children find them and cannot race for it.
+        with open_log(settings):
+            pass
+        with open_store(settings) as store:
+            arguments = _arguments(config, overrides)
+            supervisor = Supervisor([_child("agent", arguments), _child("flow", arguments)], complain)
+            complain(f"nephoscope: state in {settings.state_dir}, {settings.partitions} partitions; Ctrl-C stops")
+            until = time.monotonic() + seconds if seconds is not None else None
+            supervisor.start()
+            try:
+                status = _watch(supervisor, store, settings, stop, until, quiet=quiet)
+            finally:
+                supervisor.stop()
+    complain("nephoscope: stopped; the next start goes on from here")
+    if status:
+        raise typer.Exit(status)
+
+
+def _watch(supervisor: Supervisor, store: Any, settings: Settings, stop: Stop, until: float | None, *, quiet: bool) -> int:
+    from nephoscope.cli.view import View
+
+    view = View(store, now())
+    show = _Quiet() if quiet else _Live(settings) if is_terminal() else _Lines()
+    with show:
+        next_look = 0.0
+        while not stop.asked and (until is None or time.monotonic() < until):
+            status = supervisor.watch()
+            if status is not None:
+                return status
+            if time.monotonic() >= next_look and not quiet:
+                with suppress(Unavailable):
+                    show.update(view, view.read())
+                next_look = time.monotonic() + _LOOK_EVERY
+            time.sleep(_TICK)
+    return 0
+
+
+class _Quiet:
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def update(self, view: Any, fresh: Sequence[Any]) -> None: ...
+
+
+class _Lines(_Quiet):
+    """A line for each sample of interest."""
+
+    def update(self, view: Any, fresh: Sequence[Any]) -> None:
+        from nephoscope.cli.view import plain_lines
+
+        for line in plain_lines(fresh):
+            print(line)
+        sys.stdout.flush()
+
+
+class _Live(_Quiet):
+    """A table that stays in place."""
+
+    def __init__(self, settings: Settings) -> None:
+        from rich.live import Live
+
+        from nephoscope.cli.view import console
+
+        self._console = console()
+        self._headline = f"nephoscope · {settings.state_dir} · Ctrl-C stops"
+        self._live = Live(console=self._console, auto_refresh=False, transient=False)
+
+    def __enter__(self) -> None:
+        self._live.__enter__()
+
+    def __exit__(self, *_: object) -> None:
+        self._live.__exit__(None, None, None)
+
+    def update(self, view: Any, fresh: Sequence[Any]) -> None:
+        size = self._console.size
+        self._live.update(view.table(self._headline, size.width, size.height), refresh=True)
+
+
+class Stop:
+    """Whether somebody asked us to stop."""
+
+    asked = False
+
+
+@contextmanager
+def _stop_requested() -> Iterator[Stop]:
+    """SIGINT and SIGTERM ask, and interrupt nothing: the children are stopped in order."""
+    stop = Stop()
+
+    def ask(_number: int, _frame: FrameType | None) -> None:
+        stop.asked = True
+
+    before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _alone(settings: Settings) -> Iterator[None]:
+    """One `run` a state folder."""
+    prepare_state(settings)
+    path = settings.state_dir / "run.lock"
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            who = file.read().strip()
+            raise NephoscopeError(
+                f"another nephoscope runs in {settings.state_dir}{f' (process {who})' if who else ''}: "
+                "stop it, or choose another state_dir (--set state_dir=…)"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def _child(name: str, arguments: list[str]) -> Child:
+    return Child(name, [sys.executable, "-m", "nephoscope.cli", name, *arguments])
+
+
+def _arguments(config: Path | None, overrides: list[str] | None) -> list[str]:
+    return [*(["--config", str(config)] if config else []), *(a for o in overrides or () for a in ("--set", o))]
