@@ -107,7 +107,7 @@ class Reference:
         """One message."""
         if message.mark is not None:
             self._move(message.mark, message)
-            self._position({}, message)
+            self._position({})
         for sample in message.samples:
             reason = self._refusal(sample, message)
             if reason:
@@ -116,19 +116,15 @@ class Reference:
             self._move(sample.timestamp, message)
             if self.dedupe.is_double(sample, message, self.watermark):
                 self.count("", "double")
-                self._position({}, message)
+                self._position({})
                 continue
             row = Row(sample, message.interval)
-            self._position({sink: [row] for sink in self._sinks(sample, message)}, message)
+            self._position({sink: [row] for sink in self._sinks(sample, message)})
 
     def end(self) -> None:
-        """Every watermark goes to plus infinity, step by step along each chain."""
-        for sink, steps in self.chains.items():
-            for number, step in enumerate(steps):
-                rows = step.advance(MAX_TIME)
-                for after, mark in list(zip(steps, self.marks[sink], strict=True))[number + 1 :]:
-                    rows = [out for row in rows for out in after.take(row, mark)]
-                self._publish(sink, rows)
+        """The watermark goes to plus infinity, as if by a last mark."""
+        self.watermark = MAX_TIME
+        self._position({})
 
     def count(self, place: str, reason: str) -> None:
         """Count one loss."""
@@ -153,7 +149,7 @@ class Reference:
         return ""
 
     def _move(self, moment: int, message: Message) -> None:
-        if message.append_time is None or moment <= message.append_time + self.options.max_ahead:
+        if not _ahead(moment, message, self.options):
             self.watermark = max(self.watermark, moment - self.options.lateness)
 
     def _sinks(self, sample: Sample, message: Message) -> set[str]:
@@ -167,17 +163,22 @@ class Reference:
             out.update(source.sinks)
         return out
 
-    def _position(self, rows_of: Mapping[str, list[Row]], message: Message) -> None:
-        """One position of the log: each step first hears the watermark, then gets its rows."""
+    def _position(self, rows_of: Mapping[str, list[Row]]) -> None:
+        """One position of the log: the steps of a sink hear the watermark one after the other; then comes the row itself."""
         for sink, steps in self.chains.items():
-            rows = rows_of.get(sink, [])
-            watermark = self.watermark
+            watermark, marks = self.watermark, self.marks[sink]
             for number, step in enumerate(steps):
-                self.marks[sink][number] = watermark
-                closed = step.advance(watermark)
-                rows = closed + [out for row in rows for out in step.take(row, watermark)]
+                marks[number] = watermark
+                self._pass_on(sink, number + 1, step.advance(watermark))
                 watermark = step.passed(watermark)
-            self._publish(sink, rows)
+            self._pass_on(sink, 0, rows_of.get(sink, []))
+
+    def _pass_on(self, sink: str, first: int, rows: list[Row]) -> None:
+        """Take rows through the steps from `first` on, each under the watermark that it last heard of, and publish."""
+        steps, marks = self.chains[sink], self.marks[sink]
+        for step, mark in list(zip(steps, marks, strict=True))[first:]:
+            rows = [out for row in rows for out in step.take(row, mark)]
+        self._publish(sink, rows)
 
     def _publish(self, sink: str, rows: list[Row]) -> None:
         self.result.published += [Published(sink, row.sample) for row in rows]
@@ -192,8 +193,8 @@ class Dedupe:
 
         unit: int
         source: str
-        newest: int | None = None
-        seen: set[int] = field(default_factory=set)
+        newest: int
+        seen: set[int]
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -203,25 +204,22 @@ class Dedupe:
 
     def is_double(self, sample: Sample, message: Message, watermark: int) -> bool:
         """Whether it was seen; it is remembered if not."""
-        if message.interval:
-            series = sample.name, sample.resource_id
+        if message.interval and not _ahead(sample.timestamp, message, self.options):
+            series, unit = (sample.name, sample.resource_id), message.interval * SECOND
             grid = self.grids.get(series)
-            if grid is None or (
-                grid.newest is not None and _forgotten(watermark, grid.newest * grid.unit, self.options.series_ttl)
-            ):
-                grid = self.Grid(message.interval * SECOND, sample.source)
-                self.grids[series] = grid
-            on_grid = (
-                sample.source == grid.source
-                and sample.timestamp % grid.unit == 0
-                and 64 * grid.unit >= self.options.dedupe_horizon
-            )
-            if on_grid:
+            if grid and _forgotten(watermark, grid.newest * grid.unit, self.options.series_ttl):
+                grid = None
+            fixes = sample.timestamp % unit == 0 and 64 * unit >= self.options.dedupe_horizon
+            if grid is None and fixes:
+                newest = sample.timestamp // unit
+                self.grids[series] = self.Grid(unit, sample.source, newest, {newest})
+                return False
+            if grid and sample.source == grid.source and sample.timestamp % grid.unit == 0:
                 period = sample.timestamp // grid.unit
-                if grid.newest is None or period > grid.newest - 64:
+                if period > grid.newest - 64:
                     if period in grid.seen:
                         return True
-                    grid.newest = period if grid.newest is None else max(grid.newest, period)
+                    grid.newest = max(grid.newest, period)
                     grid.seen = {p for p in grid.seen | {period} if p > grid.newest - 64}
                     return False
         bucket = (0 if watermark == MIN_TIME else watermark) // self.bucket_length
@@ -420,7 +418,6 @@ class Arithmetic(Step):
 
         rows: dict[str, Row] = field(default_factory=dict)
         last: Row | None = None
-        late: bool = False
         published: bool = False
 
     @dataclass
@@ -462,7 +459,7 @@ class Arithmetic(Step):
                     continue
                 if self.hold:
                     for meter in self.meters:
-                        held = self._held(resource, meter, pane, watermark)
+                        held = self._held(resource, meter, pane)
                         if meter not in waiting.rows and held is not None:
                             waiting.rows[meter] = held
                 if len(waiting.rows) == len(self.meters):
@@ -491,7 +488,6 @@ class Arithmetic(Step):
             self.count("already_published")
             return []
         waiting.rows[sample.name] = waiting.last = row
-        waiting.late |= sample.late
         if len(waiting.rows) < len(self.meters):
             return []
         return self._joined(waiting, period)
@@ -501,9 +497,9 @@ class Arithmetic(Step):
             return watermark
         return (watermark - self.options.lateness) // self.own_interval * self.own_interval
 
-    def _held(self, resource: str, meter: str, pane: Arithmetic.Pane, watermark: int) -> Row | None:
+    def _held(self, resource: str, meter: str, pane: Arithmetic.Pane) -> Row | None:
         best: Row | None = None
-        oldest = watermark - self.hold - self.options.lateness - self.own_interval
+        oldest = pane.expires - self.hold - self.options.lateness - self.own_interval
         for row in self.arrived:
             sample = row.sample
             if (sample.resource_id, sample.name) != (resource, meter):
@@ -541,7 +537,7 @@ class Arithmetic(Step):
             source=self.options.sample_source,
             id=raw,
             origin=identity.join_origin(self.sink, self.number),
-            late=waiting.late,
+            late=any(row.sample.late for row in waiting.rows.values()),
         )
         return [Row(sample, last.interval)]
 
@@ -638,7 +634,7 @@ class Aggregator(Step):
             source=self.options.sample_source,
             id=raw,
             origin=identity.join_origin(self.sink, self.number),
-            late=group.late,
+            late=group.late or any(s.late for s in group.samples),
         )
         return [Row(sample, 0)]
 
@@ -719,6 +715,11 @@ def attributes(sample: Sample) -> dict[str, Any]:
 
 def _step(sink: Sink, number: int, pipeline: Pipeline, whole: Reference) -> Step:
     return STEPS[sink.steps[number].name](sink, number, pipeline, whole)
+
+
+def _ahead(moment: int, message: Message, options: Options) -> bool:
+    """Whether it lies too far past its message's append time to move the watermark."""
+    return message.append_time is not None and moment > message.append_time + options.max_ahead
 
 
 def _forgotten(watermark: int, newest: int, series_ttl: int) -> bool:

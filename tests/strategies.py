@@ -242,7 +242,7 @@ def steps(draw: st.DrawFn, kinds: Sequence[str] = ()) -> dict[str, Any]:
     else:
         parameters["size"] = draw(st.sampled_from((1, 2, 3, 5, 0, -1)))
         if draw(st.booleans()):
-            parameters["max_hold"] = draw(st.sampled_from((0, 30, 120)))
+            parameters["max_hold"] = draw(st.sampled_from((5, 30, 120)))
     if target:
         parameters["target"] = target
     if source:

@@ -1,0 +1,97 @@
+"""From the tests' logs and pipelines to the stage, and back: the only file of the property tests that knows how the stage is called."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from functools import lru_cache
+
+from flows import stage
+from flows.plan import Options as StageOptions
+from flows.plan import Plan, compile_plan
+from flows.snapshot import restore, take
+from flows.state import State
+from nephoscope.batch import EMPTY, Batch, Header, batch_of, encode
+from nephoscope.pipeline import Pipeline, parse_pipeline
+from nephoscope.times import NEVER, SECOND
+from nephoscope.topics import Message as Record
+from tests.reference import Message, Options, Published, Reference, Result
+from tests.strategies import cut
+
+SCHEMES = ("test", "new", "file")
+
+
+@lru_cache(maxsize=512)
+def pipeline_of(text: str) -> Pipeline:
+    """A pipeline's text, loaded as it is in earnest."""
+    return parse_pipeline(text, publisher_schemes=SCHEMES)
+
+
+@lru_cache(maxsize=512)
+def plan_of(text: str, options: Options) -> Plan:
+    """The plan of a pipeline's text under the reference's options."""
+    return compile_plan(pipeline_of(text), stage_options(options))
+
+
+def stage_options(options: Options) -> StageOptions:
+    """The reference's options as the stage's."""
+    return StageOptions(
+        lateness=options.lateness / SECOND,
+        max_ahead=options.max_ahead / SECOND,
+        max_future=options.max_future / SECOND,
+        dedupe_horizon=options.dedupe_horizon / SECOND,
+        series_ttl=options.series_ttl / SECOND,
+        sample_source=options.sample_source,
+        max_sample_bytes=options.max_sample_bytes,
+    )
+
+
+def record(message: Message, offset: int, partition: int = 0) -> Record:
+    """A message as it lies on a topic."""
+    header = Header(message.interval, message.polling, NEVER if message.mark is None else message.mark)
+    rows = batch_of(message.samples).rows if message.samples else EMPTY
+    return Record(partition, offset, message.append_time or 0, encode(Batch(rows, header)))
+
+
+def published(output: stage.Output) -> list[Published]:
+    """What an exact call published, sink by sink."""
+    return [Published(sink, sample) for sink, rows in output.sinks for sample in Batch(rows).samples()]
+
+
+def run_reference(text: str, options: Options, messages: Sequence[Message], *, end: bool = True) -> Result:
+    """What must come out."""
+    return Reference(pipeline_of(text), options).run(messages, end=end)
+
+
+def run_stage(
+    text: str,
+    options: Options,
+    messages: Sequence[Message],
+    sizes: Sequence[int] = (1,),
+    *,
+    end: bool = True,
+    snapshots: bool = False,
+) -> Result:
+    """What comes out of the stage, fed in calls of so many messages; `snapshots`: through a snapshot after each call."""
+    plan = plan_of(text, options)
+    state = State(plan)
+    result = Result()
+    records = [record(m, i) for i, m in enumerate(messages)]
+    for call in cut(records, sizes):
+        output = stage.process(plan, state, call, exact=True)
+        _add(result, output)
+        if snapshots:
+            state = restored(plan, state)
+    if end:
+        _add(result, stage.finish(plan, state, exact=True))
+    return result
+
+
+def restored(plan: Plan, state: State) -> State:
+    """The state after a snapshot and a resume."""
+    return restore(plan, pickle.loads(pickle.dumps(take(plan, state))))
+
+
+def _add(result: Result, output: stage.Output) -> None:
+    result.published += published(output)
+    result.counts += output.counts
