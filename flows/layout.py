@@ -82,7 +82,7 @@ class Layout:
     def subset(self, plan: Plan, state: State, rows: Rows) -> Layout:
         """The layout of some of the rows, which carry their numbers themselves."""
         header = self.header
-        out = Layout(rows.name, rows.kind, rows.unit, rows.source, rows.origin, self.resource[rows.at], header)
+        out = Layout(rows.name, rows.kind, rows.unit, rows.source, rows.origin, rows.resource(state.strings), header)
         out.arrange(plan, state, rows)
         return out
 

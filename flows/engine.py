@@ -1,0 +1,235 @@
+"""The plan as a bytewax dataflow. Nothing else here knows the engine.
+
+    log partitions ──► (partition, message) ──► one stateful step a partition: the whole stage ──► publishers
+
+The input's position and each partition's state are snapshotted together at the end of an epoch; after a crash, what came after the last
+snapshot runs again, and gives the same ids. Snapshots are the engine's business only through `flows.snapshot`.
+
+Guarantee: at least once; exactly once in effect in every store, which knows an id again.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Protocol
+
+import bytewax.operators as op
+from bytewax.dataflow import Dataflow
+from bytewax.inputs import FixedPartitionedSource, Source, StatefulSourcePartition
+from bytewax.operators import StatefulBatchLogic
+from bytewax.outputs import DynamicSink, Sink, StatelessSinkPartition
+from bytewax.recovery import RecoveryConfig, init_db_dir
+from bytewax.run import cli_main
+
+from flows.plan import Plan
+from flows.snapshot import Snapshot, restore, take
+from flows.stage import Output, process
+from flows.state import State
+from nephoscope.topics import Consumer, Log, Message
+
+RECOVERY_PARTITIONS = 8
+"""Files of a recovery store, fixed when it is made: the most processes that can share the work of resuming."""
+_NAP = timedelta(milliseconds=50)
+_POLL = 256
+_AHEAD = 64
+"""Messages of a partition that are read ahead of the flow."""
+
+stopping = threading.Event()
+"""Set: the input ends after what it has handed over, the last epoch is snapshotted, and the flow returns."""
+
+
+class Outlet(Protocol):
+    """Where the output of one worker goes. `take` returns once all of it is where it belongs."""
+
+    def take(self, outputs: Sequence[Output]) -> None:
+        """Publish, and put refused rows into the dead letters."""
+        ...
+
+    def close(self) -> None:
+        """Give back what it holds."""
+        ...
+
+
+class _Stage(StatefulBatchLogic[Message, Output, Snapshot]):
+    """One partition's stage."""
+
+    def __init__(self, plan: Plan, state: State) -> None:
+        self._plan = plan
+        self._state = state
+
+    def on_batch(self, values: list[Message]) -> tuple[Iterable[Output], bool]:
+        out = process(self._plan, self._state, values)
+        return [out], StatefulBatchLogic.RETAIN
+
+    def snapshot(self) -> Snapshot:
+        return take(self._plan, self._state)
+
+
+class _Outlet(StatelessSinkPartition[tuple[str, Output]]):
+    def __init__(self, outlet: Outlet) -> None:
+        self._outlet = outlet
+
+    def write_batch(self, items: list[tuple[str, Output]]) -> None:
+        self._outlet.take([output for _, output in items])
+
+    def close(self) -> None:
+        self._outlet.close()
+
+
+class OutletSink(DynamicSink[tuple[str, Output]]):
+    """An outlet for each worker."""
+
+    def __init__(self, make: Callable[[], Outlet]) -> None:
+        self._make = make
+
+    def build(self, step_id: str, worker_index: int, worker_count: int) -> _Outlet:
+        return _Outlet(self._make())
+
+
+class _Reader:
+    """One thread's consumer over all the partitions that it reads: one look at the log serves them all."""
+
+    def __init__(self, log: Log, topic: str) -> None:
+        self._log, self._topic = log, topic
+        self._consumer: Consumer | None = None
+        self._next: dict[int, int] = {}
+        self._waiting: dict[int, deque[Message]] = {}
+        self._rest_until = 0.0
+
+    def add(self, partition: int, offset: int) -> None:
+        """Read this partition too. The consumer is made anew, from where each partition is."""
+        self._next[partition] = offset
+        self._waiting[partition] = deque()
+        self._drop_consumer()
+
+    def remove(self, partition: int) -> None:
+        """Read this partition no more."""
+        self._next.pop(partition, None)
+        self._waiting.pop(partition, None)
+        self._drop_consumer()
+
+    def take(self, partition: int) -> list[Message]:
+        """What waits for a partition, after a look at the log if nothing does."""
+        waiting = self._waiting[partition]
+        if not waiting and time.monotonic() >= self._rest_until:
+            self._look()
+        out = [waiting.popleft() for _ in range(min(len(waiting), _AHEAD))]
+        return out
+
+    def _look(self) -> None:
+        if max((len(w) for w in self._waiting.values()), default=0) > 4 * _AHEAD:
+            return  # Another partition's share has not been taken yet.
+        if self._consumer is None:
+            self._consumer = self._log.consumer(self._topic, dict(self._next))
+        messages = self._consumer.poll(_POLL)
+        for message in messages:
+            self._waiting[message.partition].append(message)
+            self._next[message.partition] = message.offset + 1
+        if len(messages) < _POLL:
+            self._rest_until = time.monotonic() + _NAP.total_seconds() / 2
+
+    def _drop_consumer(self) -> None:
+        if self._consumer is not None:
+            self._consumer.close()
+            self._consumer = None
+
+
+class _Partition(StatefulSourcePartition[tuple[str, Message], int]):
+    def __init__(self, reader: _Reader, partition: int, offset: int) -> None:
+        self._reader, self._partition, self._offset = reader, partition, offset
+        self._key = f"{partition:05d}"
+        self._idle = False
+        reader.add(partition, offset)
+
+    def next_batch(self) -> list[tuple[str, Message]]:
+        if stopping.is_set():
+            raise StopIteration
+        messages = self._reader.take(self._partition)
+        self._idle = not messages
+        if messages:
+            self._offset = messages[-1].offset + 1
+        return [(self._key, m) for m in messages]
+
+    def next_awake(self) -> datetime | None:
+        return datetime.now(UTC) + _NAP if self._idle else None
+
+    def snapshot(self) -> int:
+        return self._offset
+
+    def close(self) -> None:
+        self._reader.remove(self._partition)
+
+
+class LogSource(FixedPartitionedSource[tuple[str, Message], int]):
+    """All partitions of a topic, from the beginning or where the last execution's snapshot says. At least once."""
+
+    def __init__(self, make_log: Callable[[], Log], topic: str) -> None:
+        self._make_log, self._topic = make_log, topic
+        self._readers: dict[int, tuple[Log, _Reader]] = {}
+
+    def list_parts(self) -> list[str]:
+        log = self._make_log()
+        try:
+            return [f"{p:05d}" for p in range(log.partitions(self._topic))]
+        finally:
+            log.close()
+
+    def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> _Partition:
+        thread = threading.get_ident()
+        if thread not in self._readers:
+            log = self._make_log()
+            self._readers[thread] = log, _Reader(log, self._topic)
+        log, reader = self._readers[thread]
+        partition = int(for_part)
+        begin = log.begin(self._topic)[partition]
+        return _Partition(reader, partition, begin if resume_state is None else resume_state)
+
+
+def build(plan: Plan, source: Source[tuple[str, Message]], sink: Sink[tuple[str, Output]]) -> Dataflow:
+    """The dataflow: three steps, whatever the pipeline. Keys are the partition's number as text."""
+    flow = Dataflow("nephoscope")
+    messages = op.input("log", flow, source)
+
+    def stage(resume: Snapshot | None) -> _Stage:
+        return _Stage(plan, State(plan) if resume is None else restore(plan, resume))
+
+    op.output("publish", op.stateful_batch("stage", messages, stage), sink)
+    return flow
+
+
+def recovery(folder: Path, partitions: int = RECOVERY_PARTITIONS) -> RecoveryConfig:
+    """The recovery store in a folder, made for us alone if there is none."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    if not any(folder.glob("part-*.sqlite3")):
+        init_db_dir(folder, partitions)
+    return RecoveryConfig(str(folder), timedelta(0))
+
+
+def run(
+    flow: Dataflow,
+    *,
+    recovery_config: RecoveryConfig | None = None,
+    epoch_interval: float = 10.0,
+    process_id: int | None = None,
+    addresses: Sequence[str] | None = None,
+) -> None:
+    """Run a dataflow in this process until it is told to stop (`stopping`) or fails."""
+    with suppress(KeyboardInterrupt):
+        cli_main(
+            flow,
+            workers_per_process=1,
+            process_id=process_id,
+            addresses=list(addresses) if addresses else None,
+            epoch_interval=timedelta(seconds=epoch_interval),
+            recovery_config=recovery_config,
+        )
+
+
+__all__ = ["LogSource", "Outlet", "OutletSink", "build", "recovery", "run", "stopping"]
