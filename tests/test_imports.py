@@ -19,7 +19,7 @@ KEEPERS = {
     "confluent_kafka": ("nephoscope/topics/kafka.py",),
     "typer": ("nephoscope/cli/",),
     "rich": ("nephoscope/cli/",),
-    "sqlalchemy": ("sinks/sql.py", "sinks/sql_"),
+    "sqlalchemy": ("sinks/sql/",),
     "pydantic": ("nephoscope/",),
     "psutil": ("sources/host.py", "sources/host_", "sources/agent.py", "nephoscope/cli/"),
     "kazoo": ("sources/",),
@@ -118,7 +118,7 @@ def test_every_distribution_that_is_imported_is_declared():
         ("nephoscope/push.py", "import importlib\nimportlib.import_module('sinks.sql')", "push.py:2"),
         ("flows/plan.py", "from . import state", "absolute"),
         ("flows/plan.py", "from tests.reference import run", "not shipped"),
-        ("sources/kafka.py", "import sqlalchemy", "sinks/sql.py"),
+        ("sources/kafka.py", "import sqlalchemy", "sinks/sql/"),
     ],
 )
 def test_the_check_finds_what_is_forbidden(tmp_path, file, code, culprit):
@@ -138,7 +138,7 @@ def test_the_check_finds_what_is_forbidden(tmp_path, file, code, culprit):
         ("flows/pipeline.py", "from flows.engine import dataflow\nfrom nephoscope.settings import load_settings"),
         ("nephoscope/cli/flow.py", "from flows import engine\nimport typer\nimport sinks.sql"),
         ("nephoscope/topics/kafka.py", "import confluent_kafka"),
-        ("sinks/sql.py", "import sqlalchemy as sa\nfrom nephoscope.store import Store"),
+        ("sinks/sql/schema.py", "import sqlalchemy as sa\nfrom nephoscope.store import Store"),
         ("sinks/file.py", "import json\nimport flowstone"),
     ],
 )
