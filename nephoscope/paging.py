@@ -1,0 +1,128 @@
+"""Order and cursors of samples, for stores that sort what they find here.
+
+An order is a list of (field, 'asc' or 'desc'); timestamp (newest first), resource, name and id settle what it leaves open,
+so that every sample has a place of its own. A cursor is the place of a page's last sample.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from nephoscope.errors import StoreError
+from nephoscope.filters import METADATA, NUMBERS, Columns, metadata_value
+from nephoscope.sample import Sample
+
+Order = Sequence[tuple[str, str]]
+
+_REST: Final = (("timestamp", "desc"), ("resource_id", "asc"), ("name", "asc"), ("id", "asc"))
+
+
+def full_order(order: Order) -> tuple[tuple[str, str], ...]:
+    """The order with what settles it."""
+    named = {name for name, _ in order}
+    return (*order, *(o for o in _REST if o[0] not in named))
+
+
+def place(sample: Sample, order: Order) -> list[Any]:
+    """A sample's values in an order."""
+    return [_value(sample, name) for name, _ in order]
+
+
+def cursor_of(sample: Sample, order: Order) -> str:
+    """The cursor of what comes after a sample."""
+    whole = full_order(order)
+    raw = msgspec.json.encode([[list(o) for o in whole], place(sample, whole)])
+    return base64.urlsafe_b64encode(raw).decode()
+
+
+def read_cursor(cursor: str, order: Order) -> list[Any]:
+    """The place that a cursor of this order means. StoreError where it is none."""
+    whole = full_order(order)
+    try:
+        given, values = msgspec.json.decode(base64.urlsafe_b64decode(cursor.encode()))
+        if [tuple(o) for o in given] != list(whole) or len(values) != len(whole):
+            raise StoreError("the cursor belongs to another order")
+        for (name, _), value in zip(whole, values, strict=True):
+            if name == "id":
+                bytes.fromhex(value)
+            elif not name.startswith(METADATA) and isinstance(value, str) is (name in NUMBERS):
+                raise ValueError(name)
+    except (ValueError, TypeError, binascii.Error, msgspec.DecodeError) as error:
+        raise StoreError(f"{cursor[:40]!r} is no cursor") from error
+    return list(values)
+
+
+def select(columns: Columns, order: Order, after: list[Any] | None, limit: int | None) -> npt.NDArray[np.intp]:
+    """The rows that come after a place, in order, at most `limit` of them."""
+    keys: list[npt.NDArray[Any]] = []
+    later = np.zeros(columns.length, bool)
+    level = np.ones(columns.length, bool)
+    for i, (name, way) in enumerate(full_order(order)):
+        for lane, (key, at) in enumerate(_keys(columns, name, None if after is None else after[i])):
+            if at is not None:
+                beyond = key < at if way == "desc" else key > at
+                later |= level & beyond
+                level &= key == at
+            # ~ turns the order of integers round without the overflow that - has at their ends.
+            keys.append(key if way == "asc" else ~key if key.dtype.kind in "iu" else -key)
+            del lane
+    rows = np.lexsort(keys[::-1])
+    if after is not None:
+        rows = rows[later[rows]]
+    return rows if limit is None else rows[:limit]
+
+
+def in_order(samples: list[Sample], order: Order) -> list[Sample]:
+    """The samples sorted."""
+    out = list(samples)
+    for name, way in reversed(full_order(order)):
+        out.sort(key=lambda s: _rank(_value(s, name)), reverse=way == "desc")
+    return out
+
+
+def _value(sample: Sample, name: str) -> Any:
+    if name.startswith(METADATA):
+        return metadata_value(sample.metadata, name.removeprefix(METADATA))
+    return sample.id.hex() if name == "id" else getattr(sample, name)
+
+
+def _rank(value: Any) -> tuple[int, Any]:
+    if value is None:
+        return 0, 0
+    if isinstance(value, bool):
+        return 1, value
+    if isinstance(value, int | float):
+        return 2, value
+    return (3, value) if isinstance(value, str) else (4, msgspec.json.encode(value, order="deterministic").decode())
+
+
+def _keys(columns: Columns, name: str, at: Any) -> list[tuple[npt.NDArray[Any], Any]]:
+    """Numbers in the order of a field's values, and the number of the value `at` among them."""
+    if name in NUMBERS:
+        numbers = columns.numbers(name)
+        return [(numbers.astype(np.int8) if numbers.dtype == bool else numbers, at)]
+    if name == "id":
+        lanes = np.ascontiguousarray(columns.ids()).view(">u8").reshape(-1, 2).astype(np.uint64)
+        wanted = [None, None] if at is None else np.frombuffer(bytes.fromhex(at), ">u8").astype(np.uint64)
+        return [(lanes[:, 0], wanted[0]), (lanes[:, 1], wanted[1])]
+    metadata = name.startswith(METADATA)
+    codes, values = columns.words("resource_metadata" if metadata else name)
+    path = name.removeprefix(METADATA)
+    used, which = np.unique(codes, return_inverse=True)
+    ranks = [_rank(metadata_value(values[c], path) if metadata else values[c]) for c in used.tolist()]
+    known = sorted(set(ranks))
+    # Even numbers for the values here; a cursor's value that is not among them lies between two.
+    numbers = np.array([2 * bisect_left(known, r) for r in ranks], np.int64)[which.ravel()]
+    if at is None:
+        return [(numbers, None)]
+    wanted_rank = _rank(at)
+    found = bisect_left(known, wanted_rank)
+    return [(numbers, 2 * found if found < len(known) and known[found] == wanted_rank else 2 * found - 1)]

@@ -1,0 +1,363 @@
+"""What a store and a publisher are: the contract that every sink in `sinks/` keeps, and the words of its queries.
+
+A store is found by its URL's scheme (entry points of the group ``nephoscope.store``: a callable that takes the URL and
+gives a Store); publishers likewise (``nephoscope.publisher``). All times are microseconds UTC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
+
+import pyarrow as pa
+
+from nephoscope.errors import Problem, StoreError, nearest
+from nephoscope.filters import EVERYTHING, METADATA, Filter, field_named
+from nephoscope.sample import Sample
+
+Rows: TypeAlias = pa.RecordBatch | Sequence[pa.RecordBatch]
+"""One batch of samples (nephoscope.batch.SCHEMA), or several that belong together, in the order of the log."""
+
+NEWEST_FIRST: Final = (("timestamp", "desc"),)
+GROUPS: Final = ("user_id", "project_id", "resource_id", "source")
+"""What statistics can be grouped by, beside ``metadata.PATH``."""
+AGGREGATES: Final = ("count", "sum", "avg", "min", "max", "stddev", "cardinality")
+
+
+# -- writing
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a write did: rows received, newly stored, and those that the store had already."""
+
+    received: int = 0
+    stored: int = 0
+    doubles: int = 0
+
+    def __add__(self, other: Written) -> Written:
+        """Both together."""
+        return Written(self.received + other.received, self.stored + other.stored, self.doubles + other.doubles)
+
+
+@dataclass(frozen=True, slots=True)
+class Expiry:
+    """How far an expire has come. `reached`: all older samples are gone; `begin`: the oldest there was; `before`: the goal."""
+
+    samples: int = 0
+    resources: int = 0
+    begin: int = 0
+    reached: int = 0
+    before: int = 0
+
+    @property
+    def share(self) -> float:
+        """From 0 to 1, by time."""
+        whole = self.before - self.begin
+        return min(1.0, max(0.0, (self.reached - self.begin) / whole)) if whole > 0 else 1.0
+
+
+# -- asking
+
+
+@dataclass(frozen=True, slots=True)
+class SampleQuery:
+    """Which samples, in which order, how many, and after which one.
+
+    `order`: (field, 'asc' or 'desc') pairs; what they leave open is decided by timestamp, newest first, then resource, name and id, so
+    that pages never overlap. `cursor`: what the page before gave. `limit` None: all of them.
+    """
+
+    filter: Filter = EVERYTHING
+    order: Sequence[tuple[str, str]] = NEWEST_FIRST
+    limit: int | None = 100
+    cursor: str | None = None
+
+    def __post_init__(self) -> None:
+        """Settle names; StoreError for what means nothing."""
+        settled = []
+        for name, direction in self.order:
+            way = direction.lower()
+            if way not in {"asc", "desc"}:
+                raise StoreError(f"order of {name}: asc or desc, not {direction!r}")
+            settled.append((field_named(name), way))
+        object.__setattr__(self, "order", tuple(settled))
+        check_limit(self.limit)
+
+
+@dataclass(frozen=True, slots=True)
+class ListQuery:
+    """Which meters or resources: those that have a sample which passes. In the order of the resource's id.
+
+    Where the filter reads the time, volume, id or lateness of samples, the samples themselves are looked at; otherwise what the
+    store knows of the resources is enough.
+    """
+
+    filter: Filter = EVERYTHING
+    limit: int | None = 100
+    cursor: str | None = None
+
+    def __post_init__(self) -> None:
+        """StoreError for a bad limit."""
+        check_limit(self.limit)
+
+
+@dataclass(frozen=True, slots=True)
+class StatisticsQuery:
+    """Statistics of the volumes of what passes the filter.
+
+    `period`: seconds; 0: one period for all. Periods are anchored at the filter's first timestamp, where it has one, else at
+    the earliest sample that passes; empty ones are left out. `groupby`: of GROUPS, or ``metadata.PATH``.
+    `aggregates`: names of AGGREGATES, ``cardinality/FIELD`` with its field; empty: all but stddev and cardinality.
+    """
+
+    filter: Filter = EVERYTHING
+    period: int = 0
+    groupby: Sequence[str] = ()
+    aggregates: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        """Settle names; StoreError for what means nothing."""
+        if self.period < 0:
+            raise StoreError(f"period must be 0 or more, not {self.period}")
+        groups = tuple(dict.fromkeys(field_named(g) for g in self.groupby))
+        for group in groups:
+            if group not in GROUPS and not group.startswith(METADATA):
+                raise StoreError(f"cannot group by {group!r} ({nearest(group, (*GROUPS, 'metadata.NAME'))})")
+        for aggregate in self.aggregates:
+            name, _, of = aggregate.partition("/")
+            if name not in AGGREGATES:
+                raise StoreError(f"there is no aggregate {name!r} ({nearest(name, AGGREGATES)})")
+            if (name == "cardinality") is not bool(of):
+                raise StoreError(f"{aggregate!r}: cardinality/FIELD takes a field, the others none")
+            if of and field_named(of) not in GROUPS:
+                raise StoreError(f"there is no cardinality of {of!r} ({nearest(of, GROUPS)})")
+        object.__setattr__(self, "groupby", groups)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some samples, and the cursor of what follows; None: nothing does."""
+
+    samples: tuple[Sample, ...]
+    cursor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """A meter of a resource, with the resource's newest user and project."""
+
+    name: str
+    type: str
+    unit: str
+    source: str
+    resource_id: str
+    user_id: str
+    project_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """A resource as its newest sample says it is (metadata: the text of a JSON object), and when it was first and last seen."""
+
+    resource_id: str
+    user_id: str
+    project_id: str
+    source: str
+    metadata: str
+    first_sample: int
+    last_sample: int
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a resource's samples said of it, and the first and last sample that said so."""
+
+    user_id: str
+    project_id: str
+    metadata: str
+    first_sample: int
+    last_sample: int
+
+
+@dataclass(frozen=True, slots=True)
+class MeterPage:
+    """Some meters, and the cursor of what follows."""
+
+    meters: tuple[Meter, ...]
+    cursor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ResourcePage:
+    """Some resources, and the cursor of what follows."""
+
+    resources: tuple[Resource, ...]
+    cursor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """Statistics of one period and group. `stddev` is that of the population; what was not asked for is None.
+
+    `unit` is the newest sample's. `duration_start` and `duration_end` are the first and last sample's timestamps; without a period,
+    `period_start` and `period_end` are the same.
+    """
+
+    period: int
+    period_start: int
+    period_end: int
+    duration_start: int
+    duration_end: int
+    unit: str
+    groupby: Mapping[str, Any] = field(default_factory=dict)
+    count: int | None = None
+    sum: float | None = None
+    avg: float | None = None
+    min: float | None = None
+    max: float | None = None
+    stddev: float | None = None
+    cardinality: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def duration(self) -> float:
+        """Seconds between the first and the last sample."""
+        return (self.duration_end - self.duration_start) / 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a store is and can do. `capabilities` has Ceilometer's names (``samples:query:complex``)."""
+
+    kind: str
+    server: str
+    guarantee: str
+    capabilities: Mapping[str, bool] = field(default_factory=dict)
+
+
+CAPABILITIES: Final = (
+    "meters:pagination",
+    "meters:query:simple",
+    "meters:query:metadata",
+    "resources:pagination",
+    "resources:query:simple",
+    "resources:query:metadata",
+    "samples:pagination",
+    "samples:query:simple",
+    "samples:query:metadata",
+    "samples:query:complex",
+    "statistics:groupby",
+    "statistics:query:simple",
+    "statistics:query:metadata",
+    "statistics:aggregation:standard",
+    *(f"statistics:aggregation:selectable:{a}" for a in AGGREGATES),
+    "expire:samples",
+    "events:query:simple",
+)
+"""Everything that a store may be able to do."""
+
+
+class Store(Protocol):
+    """Keeps samples, each id once, and answers questions about them. Safe for several threads and processes.
+
+    Every method raises Unavailable where the store is away (the same call may succeed later) and StoreError for what will
+    never succeed.
+    """
+
+    guarantee: str
+    """One sentence: what is sure once `write` has returned."""
+
+    def write(self, rows: Rows) -> Written:
+        """Store the rows in one transaction; returns once the store has them. Idempotent: the first write of an id wins."""
+        ...
+
+    def samples(self, query: SampleQuery) -> Page:
+        """Samples as they were written, in every attribute."""
+        ...
+
+    def each_sample(self, tree: Filter = EVERYTHING) -> Iterator[Sample]:
+        """All samples that pass, about in the order of time, in bounded memory."""
+        ...
+
+    def meters(self, query: ListQuery) -> MeterPage:
+        """Which meters there are, of which resource."""
+        ...
+
+    def resources(self, query: ListQuery) -> ResourcePage:
+        """Which resources there are, with their newest metadata."""
+        ...
+
+    def history(self, resource_id: str) -> list[State]:
+        """What a resource's samples have said of it, in the order in which it was first said."""
+        ...
+
+    def statistics(self, query: StatisticsQuery) -> list[Statistics]:
+        """Statistics by period and group, in the order of time, then of the groups."""
+        ...
+
+    def expire(self, before: int, progress: Callable[[Expiry], None] | None = None) -> Expiry:
+        """Remove the samples with a timestamp before `before`, in bounded steps, while writing goes on; then what has none left.
+
+        `progress` is called after each step. Safe to run twice at once. A store that deletes by itself does nothing here.
+        """
+        ...
+
+    def describe(self) -> Description:
+        """What it is and can do."""
+        ...
+
+    def check(self) -> list[Problem]:
+        """What is wrong with it (tables, indexes, privileges, versions); empty: nothing."""
+        ...
+
+    def close(self) -> None:
+        """Give back what it holds."""
+        ...
+
+
+# -- publishers
+
+
+class Publisher(Protocol):
+    """Passes samples on. Not safe for several threads."""
+
+    guarantee: str
+    """One sentence: what is sure once `flush` has returned, and what happens after a restart."""
+
+    def publish(self, rows: Rows) -> None:
+        """Take the rows, in their order; they are out once `flush` has returned. Raises Unavailable, or StoreError for good."""
+        ...
+
+    def flush(self) -> None:
+        """Send what was published."""
+        ...
+
+    def close(self) -> None:
+        """Flush, and give back what it holds."""
+        ...
+
+
+@runtime_checkable
+class Positioned(Protocol):
+    """A publisher that can go back: with its position in the flow's snapshot, each sample is in its output once."""
+
+    def position(self) -> str:
+        """Where the output ends now, everything published included."""
+        ...
+
+    def truncate(self, position: str) -> None:
+        """Take back what was published after that position."""
+        ...
+
+
+def batches(rows: Rows) -> list[pa.RecordBatch]:
+    """The batches that have rows, as a list."""
+    some = [rows] if isinstance(rows, pa.RecordBatch) else list(rows)
+    return [r for r in some if r.num_rows]
+
+
+def check_limit(limit: int | None) -> None:
+    """StoreError unless it is None or above 0."""
+    if limit is not None and limit < 1:
+        raise StoreError(f"limit must be above 0, not {limit}")

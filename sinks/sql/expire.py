@@ -1,0 +1,167 @@
+"""Expiry: the oldest records go, in steps short enough for writers to get their turn, then what has none left."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from nephoscope.store import Expiry
+from sinks.sql import schema
+from sinks.sql.fields import BASE, SIZES
+from sinks.sql.schema import SPAN, about, record, state
+from sinks.sql.statements import Cursor, Statement
+
+RECORDS_A_STEP: Final = 2000
+_ROWS_A_STEP: Final = 1000
+_PAUSE: Final = 3.0
+"""How long the writers have the store to themselves after a step, in times of what the step took."""
+_LEAST_PAUSE: Final = 0.005
+
+_key = (record.c.span, record.c.resource, record.c.place, record.c.tie)
+_begin = sa.tuple_(*(sa.bindparam(f"begin_{c.name}", type_=c.type) for c in _key))
+_end = sa.tuple_(*(sa.bindparam(f"end_{c.name}", type_=c.type) for c in _key))
+_due = sa.or_(record.c.span < sa.bindparam("last"), record.c.place < sa.bindparam("rest"))
+_in_step = sa.and_(sa.tuple_(*_key) >= _begin, sa.tuple_(*_key) < _end, _due)
+
+
+def _samples() -> sa.ColumnElement[int]:
+    """How many samples there are in some records, by the size of their fields."""
+    size: Any = sa.literal_column(str(BASE))
+    for bit, more in SIZES:
+        size += sa.case((record.c.form.op("&")(bit) != 0, more), else_=0)
+    return sa.func.coalesce(sa.func.sum(sa.func.length(record.c.fields) / size), 0)
+
+
+_oldest = Statement(sa.select(sa.func.min(record.c.span)))
+_step_end = Statement(
+    sa.select(*_key)
+    .where(sa.tuple_(*_key) >= _begin, record.c.span <= sa.bindparam("last"))
+    .order_by(*_key)
+    .limit(1)
+    .offset(RECORDS_A_STEP)
+)
+_count = Statement(sa.select(_samples()).where(_in_step))
+_delete = Statement(sa.delete(record).where(_in_step))
+_swept = Statement(sa.update(about).where(about.c.key == "swept").values(value=about.c.value + 1))
+
+
+def _sweep(table: sa.Table, idle: sa.ColumnElement[bool]) -> tuple[Statement, Statement]:
+    """(the last id of a step, the delete) for rows of a table that nothing needs."""
+    after, last = table.c.id > sa.bindparam("after"), table.c.id <= sa.bindparam("last")
+    ids = sa.select(table.c.id).where(after).order_by(table.c.id).limit(_ROWS_A_STEP).subquery()
+    return Statement(sa.select(sa.func.max(ids.c.id))), Statement(sa.delete(table).where(after, last, idle))
+
+
+def _unused(table: sa.Table, by: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
+    return ~sa.exists().where(by == table.c.id).correlate(table)
+
+
+_old_states = _sweep(
+    state,
+    sa.or_(
+        state.c.last < sa.bindparam("span"),
+        sa.and_(
+            state.c.last == sa.bindparam("span"),
+            ~sa.exists()
+            .where(record.c.span == sa.bindparam("span"), record.c.resource == state.c.resource)
+            .correlate(state),
+        ),
+    ),
+)
+_SWEEPS: Final = tuple(
+    (table.name, _sweep(table, _unused(table, by)))
+    for table, by in (
+        (schema.resource, state.c.resource),
+        (schema.owner, state.c.owner),
+        (schema.metadata, state.c.metadata),
+    )
+)
+_series_gone = Statement(
+    sa.delete(schema.series).where(
+        ~sa.exists().where(schema.resource.c.id == schema.series.c.resource).correlate(schema.series)
+    )
+)
+
+
+def expire(connection: sqlite3.Connection, before: int, progress: Callable[[Expiry], None] | None = None) -> Expiry:
+    """Remove what is older than `before`. The connection must be nobody else's."""
+    cursor = connection.cursor()
+    last, rest = before // SPAN, before % SPAN
+    oldest = _oldest.first(cursor)
+    begin = before if oldest is None else min(before, oldest * SPAN)
+    done = Expiry(begin=begin, reached=begin, before=before)
+    key: tuple[Any, ...] | None = (-(2**62), 0, 0, b"") if oldest is not None and oldest <= last else None
+    while key is not None:
+        with _turn(connection, cursor):
+            key, samples = _remove(cursor, key, last, rest)
+        reached = before if key is None else max(begin, min(before, key[0] * SPAN))
+        done = Expiry(done.samples + samples, 0, begin, reached, before)
+        if progress:
+            progress(done)
+    gone = _forget(connection, cursor, last)
+    done = Expiry(done.samples, gone, begin, before, before)
+    if progress:
+        progress(done)
+    return done
+
+
+def _remove(cursor: Cursor, key: tuple[Any, ...], last: int, rest: int) -> tuple[tuple[Any, ...] | None, int]:
+    """A step from a key on: (the key where the next one begins, samples removed)."""
+    names = [c.name for c in _key]
+    at = {f"begin_{n}": v for n, v in zip(names, key, strict=True)}
+    end = _step_end.run(cursor, **at, last=last).fetchone()
+    bounds = at | {f"end_{n}": v for n, v in zip(names, end or (last + 1, 0, 0, b""), strict=True)}
+    samples = _count.value(cursor, **bounds, last=last, rest=rest)
+    if samples:
+        _delete.run(cursor, **bounds, last=last, rest=rest)
+    return end, samples
+
+
+def _forget(connection: sqlite3.Connection, cursor: Cursor, last: int) -> int:
+    """Remove states, resources, owners, metadata and series without samples; returns the number of resources."""
+    removed = {"state": _in_steps(connection, cursor, _old_states, span=last)}
+    if not removed["state"]:
+        return 0
+    for name, statements in _SWEEPS:
+        removed[name] = _in_steps(connection, cursor, statements)
+    if removed["resource"]:
+        with _turn(connection, cursor):
+            _series_gone.run(cursor)
+            _swept.run(cursor)
+    return removed["resource"]
+
+
+def _in_steps(
+    connection: sqlite3.Connection, cursor: Cursor, statements: tuple[Statement, Statement], **values: int
+) -> int:
+    step_end, delete = statements
+    removed = after = 0
+    while (last := step_end.first(cursor, after=after)) is not None:
+        with _turn(connection, cursor):
+            count = delete.run(cursor, after=after, last=last, **values).rowcount
+            if count:
+                # Whoever remembers these numbers must forget them.
+                _swept.run(cursor)
+        removed += count
+        after = last
+    return removed
+
+
+@contextmanager
+def _turn(connection: sqlite3.Connection, cursor: Cursor) -> Iterator[None]:
+    """A transaction, and then a pause in which the others have theirs."""
+    cursor.execute("BEGIN IMMEDIATE")
+    begin = time.monotonic()
+    try:
+        yield
+        cursor.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            cursor.execute("ROLLBACK")
+        raise
+    time.sleep(max(_LEAST_PAUSE, _PAUSE * (time.monotonic() - begin)))

@@ -1,0 +1,336 @@
+"""Answers: samples, meters, resources, history, statistics."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import sqlalchemy as sa
+
+from nephoscope import filters, paging
+from nephoscope.errors import StoreError
+from nephoscope.filters import EVERYTHING, Compare, Filter
+from nephoscope.natural import Kind
+from nephoscope.sample import Sample
+from nephoscope.statistics import Tally
+from nephoscope.store import (
+    ListQuery,
+    Meter,
+    MeterPage,
+    Page,
+    Resource,
+    ResourcePage,
+    SampleQuery,
+    State,
+    Statistics,
+    StatisticsQuery,
+)
+from sinks.sql import schema
+from sinks.sql.scan import KIND_FIELDS, STATE_FIELDS, Catalogue, Found, Scan
+from sinks.sql.statements import Cursor, Lookup, Statement, chunks
+
+I64 = npt.NDArray[np.int64]
+
+_names_after = Statement(
+    sa.select(schema.resource.c.id, schema.resource.c.name)
+    .where(schema.resource.c.name > sa.bindparam("after"))
+    .order_by(schema.resource.c.name)
+    .limit(512)
+)
+_names = Lookup(sa.select(schema.resource.c.id, schema.resource.c.name), schema.resource.c.name)
+_series = Lookup(sa.select(schema.series.c.resource, schema.series.c.kind), schema.series.c.resource)
+_states = Lookup(
+    sa.select(schema.state.c.resource, schema.state.c.id, schema.state.c.first, schema.state.c.last),
+    schema.state.c.resource,
+)
+
+
+def samples(cursor: Cursor, query: SampleQuery) -> Page:
+    """A page of samples."""
+    order = tuple(query.order)
+    after = None if query.cursor is None else paging.read_cursor(query.cursor, order)
+    by_time = bool(order) and order[0][0] == "timestamp"
+    tree = query.filter
+    if by_time and after is not None:
+        tree = filters.both(tree, Compare("timestamp", "<=" if order[0][1] == "desc" else ">=", after[0]))
+    scan = Scan(cursor, tree)
+    # One more than asked for says whether anything follows.
+    most = None if query.limit is None else query.limit + 1
+    best: list[Sample] = []
+    spans = scan.spans()
+    newest_first = by_time and order[0][1] == "desc"
+    size = 1 if by_time and most is not None else 1024
+    while spans:
+        some = spans[-size:] if newest_first else spans[:size]
+        spans = spans[: -len(some)] if newest_first else spans[len(some) :]
+        for found in scan.found(some):
+            best += found.take(paging.select(found, order, after, most)).samples()
+            if most is not None and len(best) > 8 * most:
+                best = paging.in_order(best, order)[:most]
+        if by_time and most is not None and len(best) >= most:
+            break
+        size = min(2 * size, 1024)
+    best = paging.in_order(best, order)
+    if most is None or len(best) < most:
+        return Page(tuple(best))
+    page = best[:-1]
+    return Page(tuple(page), paging.cursor_of(page[-1], order))
+
+
+def each_sample(cursor: Cursor, tree: Filter) -> Iterator[Sample]:
+    """All samples, about in the order of time."""
+    for found in Scan(cursor, tree).all():
+        yield from found.take(np.argsort(found.time, kind="stable")).samples()
+
+
+def statistics(cursor: Cursor, query: StatisticsQuery) -> list[Statistics]:
+    """Statistics by period and group."""
+    scan = Scan(cursor, query.filter)
+    anchor = 0
+    if query.period:
+        anchor = scan.first if scan.first is not None else _earliest(scan)
+    tally = Tally(query, anchor)
+    for found in scan.all():
+        tally.add(found)
+    return tally.result()
+
+
+def _earliest(scan: Scan) -> int:
+    spans = scan.spans()
+    for begin in range(0, len(spans), 4):
+        times = [int(found.time.min()) for found in scan.found(spans[begin : begin + 4])]
+        if times:
+            return min(times)
+    return 0
+
+
+def resources(cursor: Cursor, query: ListQuery) -> ResourcePage:
+    """A page of resources."""
+    after = "" if query.cursor is None else str(_read(query.cursor, 1)[0])
+    out: list[Resource] = []
+    catalogue = Catalogue(cursor)
+    for number, name in _listed(cursor, catalogue, query.filter, after):
+        if query.limit is not None and len(out) == query.limit:
+            return ResourcePage(tuple(out), _cursor([out[-1].resource_id]))
+        one = _resource(cursor, catalogue, number, name)
+        if one is not None:
+            out.append(one)
+    return ResourcePage(tuple(out))
+
+
+def meters(cursor: Cursor, query: ListQuery) -> MeterPage:
+    """A page of meters."""
+    begin = None if query.cursor is None else [str(v) for v in _read(query.cursor, 5)]
+    catalogue = Catalogue(cursor)
+    passing = _passing_kinds(catalogue, query.filter)
+    out: list[Meter] = []
+    for number, name in _listed(cursor, catalogue, query.filter, begin[0] if begin else "", again=bool(begin)):
+        kinds = {catalogue.kinds[k] for _, k in _series.run(cursor, [number]) if k in passing}
+        entries = sorted({(k.name, k.type, k.unit, k.source) for k in kinds})
+        if begin and name == begin[0]:
+            entries = [e for e in entries if list(e) > begin[1:]]
+        if not entries:
+            continue
+        newest = _newest(cursor, catalogue, number)
+        if newest is None:
+            continue
+        (user,), (project,) = (_word(newest, field) for field in ("user_id", "project_id"))
+        for entry in entries:
+            if query.limit is not None and len(out) == query.limit:
+                last = out[-1]
+                return MeterPage(tuple(out), _cursor([last.resource_id, last.name, last.type, last.unit, last.source]))
+            out.append(Meter(*entry, resource_id=name, user_id=user, project_id=project))
+    return MeterPage(tuple(out))
+
+
+def history(cursor: Cursor, resource_id: str) -> list[State]:
+    """What a resource's samples have said of it."""
+    seen: dict[int, tuple[int, int]] = {}
+    catalogue = None
+    for found in Scan(cursor, Compare("resource_id", "=", resource_id)).all():
+        catalogue = found.catalogue
+        for number in np.unique(found.fields.state).tolist():
+            times = found.time[found.fields.state == number]
+            first, last = seen.get(number, (2**62, -(2**62)))
+            seen[number] = min(first, int(times.min())), max(last, int(times.max()))
+    if catalogue is None:
+        return []
+    states = catalogue.states(np.array(list(seen), np.int64))
+    said, texts = states.words("resource_metadata")
+    out = [
+        State(user, project, texts[text], *seen[number])
+        for user, project, text, number in zip(states.users, states.projects, said.tolist(), seen, strict=True)
+    ]
+    return sorted(out, key=lambda s: (s.first_sample, s.last_sample, s.user_id, s.project_id, s.metadata))
+
+
+# -- which resources
+
+
+def _listed(
+    cursor: Cursor, catalogue: Catalogue, tree: Filter, after: str, *, again: bool = False
+) -> Iterator[tuple[int, str]]:
+    """(number, id) of the resources that pass and come after an id, in order. `again`: that one once more."""
+    numbers = _resources_that_pass(cursor, catalogue, tree)
+    if again:
+        for number, name in _names.run(cursor, [after]):
+            if numbers is None or number in numbers:
+                yield number, name
+    while rows := _names_after.run(cursor, after=after).fetchall():
+        after = rows[-1][1]
+        for number, name in rows:
+            if numbers is None or number in numbers:
+                yield number, name
+
+
+def _resources_that_pass(cursor: Cursor, catalogue: Catalogue, tree: Filter) -> set[int] | None:
+    """The resources that pass; None: all."""
+    parts = filters.conjuncts(tree)
+    read = [filters.fields(p) for p in parts]
+    if any(not r <= (KIND_FIELDS | STATE_FIELDS) for r in read):
+        passed: set[int] = set()
+        for found in Scan(cursor, tree).all():
+            passed.update(np.unique(found.resource).tolist())
+        return passed
+    of_states = [p for p, r in zip(parts, read, strict=True) if r and r <= STATE_FIELDS]
+    of_kinds = [p for p, r in zip(parts, read, strict=True) if r and r <= KIND_FIELDS]
+    mixed = [p for p, r in zip(parts, read, strict=True) if not (r <= STATE_FIELDS or r <= KIND_FIELDS)]
+    if mixed:
+        return _pairs_that_pass(cursor, catalogue, tree)
+    result: set[int] | None = None
+    if of_states:
+        result = set(catalogue.states_that_pass(filters.both(*of_states))[1].tolist())
+    if of_kinds:
+        kinds = set(catalogue.kinds_that_pass(filters.both(*of_kinds)).tolist())
+        having = {r for r, k in cursor.execute(_all_series.sql) if k in kinds}
+        result = having if result is None else result & having
+    return result
+
+
+_all_series = Statement(sa.select(schema.series.c.resource, schema.series.c.kind))
+
+
+def _pairs_that_pass(cursor: Cursor, catalogue: Catalogue, tree: Filter) -> set[int]:
+    """For a filter that weighs meters against metadata: every state of a resource with every meter of it."""
+    passed: set[int] = set()
+    kinds_of: dict[int, list[int]] = {}
+    for resource, kind in cursor.execute(_all_series.sql):
+        kinds_of.setdefault(resource, []).append(kind)
+    for some in chunks(sorted(kinds_of), 512):
+        rows = [(r, s, k) for r, s, _, _ in _states.run(cursor, some) for k in kinds_of[r]]
+        if rows:
+            resource, state, kind = (np.array(c, np.int64) for c in zip(*rows, strict=True))
+            pairs = _Pairs(catalogue, kind, state)
+            passed.update(resource[filters.evaluate(tree, pairs)].tolist())
+    return passed
+
+
+class _Pairs:
+    """States with kinds, as filters.Columns."""
+
+    def __init__(self, catalogue: Catalogue, kind: I64, state: I64) -> None:
+        self.length = len(kind)
+        self._catalogue = catalogue
+        self._kind = kind
+        used, self._state = np.unique(state, return_inverse=True)
+        self._states = catalogue.states(used)
+
+    def numbers(self, field: str) -> npt.NDArray[Any]:
+        """See filters.Columns."""
+        raise NotImplementedError(field)
+
+    def ids(self) -> npt.NDArray[np.uint8]:
+        """See filters.Columns."""
+        raise NotImplementedError
+
+    def words(self, field: str) -> tuple[npt.NDArray[Any], Sequence[str]]:
+        """See filters.Columns."""
+        if field in KIND_FIELDS:
+            used, codes = np.unique(self._kind, return_inverse=True)
+            return codes, [getattr(self._catalogue.kinds[k], field) for k in used.tolist()]
+        codes, values = self._states.words(field)
+        return codes[self._state], values
+
+
+def _passing_kinds(catalogue: Catalogue, tree: Filter) -> set[int]:
+    parts = [p for p in filters.conjuncts(tree) if filters.fields(p) and filters.fields(p) <= KIND_FIELDS]
+    return set(catalogue.kinds_that_pass(filters.both(*parts) if parts else EVERYTHING).tolist())
+
+
+# -- a resource's ends
+
+
+def _resource(cursor: Cursor, catalogue: Catalogue, number: int, name: str) -> Resource | None:
+    newest = _newest(cursor, catalogue, number)
+    if newest is None:
+        return None
+    oldest = _end(cursor, catalogue, number, newest=False)
+    assert oldest is not None
+    user, project, source, metadata = (
+        _word(newest, field)[0] for field in ("user_id", "project_id", "source", "resource_metadata")
+    )
+    return Resource(name, user, project, source, metadata, int(oldest.time[0]), int(newest.time[0]))
+
+
+def _word(found: Found, field: str) -> list[str]:
+    codes, values = found.words(field)
+    return [values[c] for c in codes.tolist()]
+
+
+def _newest(cursor: Cursor, catalogue: Catalogue, number: int) -> Found | None:
+    return _end(cursor, catalogue, number, newest=True)
+
+
+def _end(cursor: Cursor, catalogue: Catalogue, number: int, *, newest: bool) -> Found | None:
+    """A resource's newest or oldest sample, as a table of one row; None where it has none."""
+    states = list(_states.run(cursor, [number]))
+    if not states:
+        return None
+    low, high = min(first for *_, first, _ in states), max(last for *_, last in states)
+    scan = Scan.of_resource(cursor, catalogue, number)
+    near = high if newest else low
+    found = _extreme(scan, [near], newest=newest)
+    if found is not None:
+        return found
+    # What the state table says is a bound only: a sample that came second wrote nothing, an expired one is gone.
+    spans = [s for s in scan.spans_between(low, high) if s != near]
+    for some in chunks(spans[::-1] if newest else spans, 64):
+        found = _extreme(scan, some, newest=newest)
+        if found is not None:
+            return found
+    return None
+
+
+def _extreme(scan: Scan, spans: Sequence[int], *, newest: bool) -> Found | None:
+    best: Found | None = None
+    for found in scan.found(spans):
+        # Of those at one time, the last kind: any would do, but it must always be the same one.
+        order = np.lexsort((found.fields.state, found.fields.kind, found.time))
+        one = found.take(order[-1:] if newest else order[:1])
+        if best is None or (one.time[0] > best.time[0]) is newest:
+            best = one
+    return best
+
+
+_CURSOR_ERROR: Final = "is no cursor of this list"
+
+
+def _cursor(values: list[str]) -> str:
+    return base64.urlsafe_b64encode(msgspec.json.encode(values)).decode()
+
+
+def _read(cursor: str, length: int) -> list[Any]:
+    try:
+        values = msgspec.json.decode(base64.urlsafe_b64decode(cursor.encode()))
+    except (ValueError, msgspec.DecodeError) as error:
+        raise StoreError(f"{cursor[:40]!r} {_CURSOR_ERROR}") from error
+    if not isinstance(values, list) or len(values) != length or not all(isinstance(v, str) for v in values):
+        raise StoreError(f"{cursor[:40]!r} {_CURSOR_ERROR}")
+    return values
+
+
+__all__ = ["Kind", "each_sample", "history", "meters", "resources", "samples", "statistics"]

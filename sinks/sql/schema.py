@@ -1,0 +1,111 @@
+"""The tables (docs/decisions/0020-sql-layout.md says why they are shaped so).
+
+One record a (resource, timestamp, tie), a field a meter::
+
+    record    span, resource, place, tie → state, form, fields
+    kind      what samples of a meter have in common; kinds that give the same ids share an identity
+    resource  its id
+    state     what samples said of a resource: owner and metadata; the first and last span in which one did
+    owner     user and project
+    metadata  the text of a JSON object
+    series    which kinds a resource has
+    about     the layout's version; `swept` counts the sweeps that removed numbers
+
+`span` is the timestamp in units of SPAN, `place` the microseconds from its start. Spans lead the key: what is written
+together lies together, and what expires does. Inside a span a resource's records are neighbours, so that a question about
+one resource reads a page a span. `tie` is empty where the sample's id follows from the rest (nephoscope.natural), else the id.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import sqlalchemy as sa
+
+from nephoscope.times import SECOND
+
+VERSION: Final = 1
+SPAN: Final = 300 * SECOND
+"""Microseconds of a span: short enough that the neighbours of a new record were written lately and share its page."""
+
+tables = sa.MetaData()
+
+record = sa.Table(
+    "record",
+    tables,
+    sa.Column("span", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("resource", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("place", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("tie", sa.LargeBinary, primary_key=True),
+    sa.Column("state", sa.BigInteger, nullable=False),
+    sa.Column("form", sa.Integer, nullable=False),
+    sa.Column("fields", sa.LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
+# An id that is not natural is known for ever, under whatever resource and time it comes again.
+sa.Index("record_tie", record.c.tie, unique=True, sqlite_where=record.c.tie != sa.literal_column("x''"))
+
+kind = sa.Table(
+    "kind",
+    tables,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("type", sa.Text, nullable=False),
+    sa.Column("unit", sa.Text, nullable=False),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("origin", sa.Text, nullable=False),
+    sa.Column("identity", sa.Integer, nullable=False),
+    sa.UniqueConstraint("name", "type", "unit", "source", "origin"),
+)
+
+resource = sa.Table(
+    "resource",
+    tables,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False, unique=True),
+)
+
+owner = sa.Table(
+    "owner",
+    tables,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("user_id", sa.Text, nullable=False),
+    sa.Column("project_id", sa.Text, nullable=False),
+    sa.UniqueConstraint("project_id", "user_id"),
+)
+
+metadata = sa.Table(
+    "metadata",
+    tables,
+    sa.Column("id", sa.Integer, primary_key=True),
+    # Of the text, which may be a megabyte. Texts that share a digest are told apart by comparing them.
+    sa.Column("digest", sa.BigInteger, nullable=False, index=True),
+    sa.Column("text", sa.Text, nullable=False),
+)
+
+state = sa.Table(
+    "state",
+    tables,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("resource", sa.Integer, nullable=False),
+    sa.Column("owner", sa.Integer, nullable=False, index=True),
+    sa.Column("metadata", sa.Integer, nullable=False, index=True),
+    sa.Column("first", sa.BigInteger, nullable=False),
+    sa.Column("last", sa.BigInteger, nullable=False),
+    sa.UniqueConstraint("resource", "owner", "metadata"),
+)
+
+series = sa.Table(
+    "series",
+    tables,
+    sa.Column("resource", sa.Integer, primary_key=True),
+    sa.Column("kind", sa.Integer, primary_key=True),
+    sqlite_with_rowid=False,
+)
+
+about = sa.Table(
+    "about",
+    tables,
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("value", sa.BigInteger, nullable=False),
+)

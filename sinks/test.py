@@ -1,0 +1,44 @@
+"""test://: keeps what it gets in memory, for tests and trials. ``test://NAME`` keeps it under a name.
+
+Guarantee: none beyond the process; what was published is there until the process ends or `published(NAME)` is cleared.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Final
+
+from nephoscope.batch import Batch
+from nephoscope.sample import Sample
+from nephoscope.store import Rows, batches
+
+MOST: Final = 1_000_000
+"""Samples kept under a name; older ones go first."""
+
+_published: dict[str, list[Sample]] = defaultdict(list)
+
+
+def published(name: str = "") -> list[Sample]:
+    """What was published to ``test://name``, in order. The list is live: clear it to begin anew."""
+    return _published[name]
+
+
+class MemoryPublisher:
+    """Appends each sample to the list of its name."""
+
+    guarantee = "nothing outlives the process"
+
+    def __init__(self, url: str = "test://") -> None:
+        self.samples = published(url.partition("://")[2].strip("/"))
+
+    def publish(self, rows: Rows) -> None:
+        """Keep the rows."""
+        for batch in batches(rows):
+            self.samples.extend(Batch(batch).samples())
+        del self.samples[:-MOST]
+
+    def flush(self) -> None:
+        """Nothing to do: what was published is there."""
+
+    def close(self) -> None:
+        """Nothing to do."""
