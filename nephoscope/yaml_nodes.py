@@ -74,7 +74,7 @@ def compose(text: str, tell: Tell) -> Node:
     try:
         return _Composer(text, tell).document()
     except yaml.YAMLError as error:
-        raise _syntax(error) from None
+        raise _syntax(error, text) from None
 
 
 class Refused(Exception):
@@ -85,11 +85,12 @@ class Refused(Exception):
         super().__init__(message)
 
 
-def _syntax(error: yaml.YAMLError) -> Refused:
+def _syntax(error: yaml.YAMLError, text: str) -> Refused:
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     said = str(getattr(error, "problem", None) or getattr(error, "reason", None) or error).splitlines()[0]
     context = getattr(error, "context", None)
-    if r"'\t'" in said or "tab character" in said or ("token" in said and "\t" in said):
+    rows = text.split("\n")
+    if mark and mark.line < len(rows) and rows[mark.line][mark.column : mark.column + 1] == "\t":
         said = "a tab: YAML indents with blanks"
     elif context:
         said = f"{said}, {context}"

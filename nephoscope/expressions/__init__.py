@@ -90,7 +90,8 @@ class Expression(_Compiled):
     def __init__(self, text: str, parsed: Parsed) -> None:
         super().__init__(text, parsed)
         self.reads = tuple(sorted(ref.name for ref in self._reads))
-        self.warnings += tuple(f"no sample has {name!r} ({nearest(name, ATTRIBUTES)})" for name in parsed.unknown)
+        unknown = tuple(f"no sample has {name!r} ({nearest(name, ATTRIBUTES)})" for name in parsed.unknown)
+        self.warnings = unknown + self.warnings
 
     def __reduce__(self) -> Any:
         """By its text: caches are not worth carrying."""
@@ -115,7 +116,7 @@ class JoinExpression(_Compiled):
         super().__init__(text, parsed)
         self.meters = parsed.meters
         self.reads = tuple(sorted((ref.meter, ref.name) for ref in self._reads))
-        self.warnings += tuple(_unknown_join(name) for name in parsed.unknown)
+        self.warnings = tuple(_unknown_join(name) for name in parsed.unknown) + self.warnings
 
     def __reduce__(self) -> Any:
         """By its text: caches are not worth carrying."""

@@ -98,7 +98,7 @@ class Loader:
         self._unique("sinks", [(sink.name, sink.line) for sink in sinks])
         self._unique("sources", [(source.name, source.line) for source in sources])
         if not _absent(members, "sinks"):
-            self._links(sources, [sink.name for sink in sinks if sink.name])
+            self._links(sources, [sink.name for sink in sinks])
         return sources, sinks
 
     def _coupled(self, document: Node) -> tuple[list[Source], list[Sink]]:
@@ -257,6 +257,8 @@ class Loader:
                 line = self._lines.get(path, source.line)
                 both = source.name if source.name == sink else f"{source.name}:{sink}"
                 if sink not in sinks:
+                    if "" in sinks:
+                        continue  # It may be the one whose name is missing: one problem, not two.
                     self.check.wrong(f"there is no sink {sink!r}", line, path, nearest(sink, sinks))
                 elif sink in source.sinks[:j]:
                     self.check.wrong(f"the sink {sink!r} is named twice", line, path)

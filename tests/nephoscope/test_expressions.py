@@ -14,6 +14,7 @@ from nephoscope.errors import ExpressionError
 from nephoscope.expressions import compile_join, compile_scale
 from nephoscope.expressions.tables import Tables
 
+
 class Rows:
     """Columns of a list of samples."""
 
@@ -214,7 +215,7 @@ def test_not_even_text():
 
 def test_warnings_name_what_can_hardly_be_meant():
     assert compile_scale(CPU_UTIL).warnings == ()
-    assert compile_scale("volum * 2").warnings[-1] == "no sample has 'volum' (did you mean 'volume'?)"
+    assert compile_scale("volum * 2").warnings[0] == "no sample has 'volum' (did you mean 'volume'?)"
     assert compile_scale("volume / 0").warnings == ("fails always: division by zero",)
     assert compile_scale("'x'").warnings == ("fails always: 'x' is no number",)
     assert "which meter? write $(meter).volume" in compile_join("volume * $(a)").warnings[0]
