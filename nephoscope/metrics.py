@@ -7,27 +7,44 @@ nephoscope_<component>_dropped_total        lost or refused, by `reason`; nothin
 nephoscope_<component>_errors_total         what failed, by `reason`; it may be re-tried
 ==========================================  ============================================================
 
-More that a component has to tell is a gauge, `nephoscope_<component>_<what>`. Reasons are short constant words, never data.
+More that a component has to tell: `nephoscope_<component>_<what>_total`, or a gauge `nephoscope_<component>_<what>`. Reasons are short constant words, never data.
 """
 
 from __future__ import annotations
 
+import threading
 from functools import cache
+from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 REGISTRY = CollectorRegistry(auto_describe=True)
 """All of this process's counters."""
+_Metric = TypeVar("_Metric", Counter, Gauge)
 
 
-@cache
+_made: dict[str, Any] = {}
+_making = threading.Lock()
+
+
+def _one(kind: type[_Metric], component: str, what: str, text: str, labels: tuple[str, ...] = ()) -> _Metric:
+    """The metric of this name: the first who asks makes it."""
+    name = f"nephoscope_{component}_{what}"
+    with _making:
+        if name not in _made:
+            _made[name] = kind(name, text or what, labels, registry=REGISTRY)
+        metric: _Metric = _made[name]
+        return metric
+
+
 def _counter(component: str, what: str, text: str, labels: tuple[str, ...]) -> Counter:
-    return Counter(f"nephoscope_{component}_{what}", text, labels, registry=REGISTRY)
+    return _one(Counter, component, what, text, labels)
 
 
 @cache
-def _gauge(component: str, what: str, text: str) -> Gauge:
-    return Gauge(f"nephoscope_{component}_{what}", text, registry=REGISTRY)
+def _others(_component: str) -> set[str]:
+    """What a component counts beside the four."""
+    return set()
 
 
 class Counts:
@@ -42,6 +59,7 @@ class Counts:
         self._sent = _counter(component, "sent", "Went out and was acknowledged.", ())
         self._dropped = _counter(component, "dropped", "Lost or refused.", ("reason",))
         self._errors = _counter(component, "errors", "Failed; may be tried again.", ("reason",))
+        self._more = _others(component)
 
     def received(self, count: int = 1) -> None:
         """`count` came in."""
@@ -59,19 +77,26 @@ class Counts:
         """`count` attempts failed."""
         self._errors.labels(reason).inc(count)
 
+    def counted(self, what: str, count: int = 1, text: str = "") -> None:
+        """Count something of the component's own."""
+        _counter(self.component, what, text, ()).inc(count)
+        self._more.add(what)
+
     def gauge(self, what: str, value: float, text: str = "") -> None:
         """Tell a present value."""
-        _gauge(self.component, what, text or what).set(value)
+        _one(Gauge, self.component, what, text).set(value)
 
     def values(self) -> dict[str, float]:
-        """The numbers now: received, sent, dropped.<reason>, errors.<reason>."""
+        """The numbers now: received, sent, dropped.<reason>, errors.<reason>, and its own."""
         out: dict[str, float] = {}
-        for what, counter in (
+        counters = [
             ("received", self._received),
             ("sent", self._sent),
             ("dropped", self._dropped),
             ("errors", self._errors),
-        ):
+            *((what, _counter(self.component, what, "", ())) for what in sorted(self._more)),
+        ]
+        for what, counter in counters:
             for metric in counter.collect():
                 for sample in metric.samples:
                     if sample.name.endswith("_total"):
