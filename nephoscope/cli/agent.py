@@ -20,7 +20,9 @@ def agent(
     overrides: Set = None,
     namespaces: Annotated[
         list[str] | None,
-        typer.Option("--namespace", "-n", help="Only pollsters of this namespace (compute, central, …).", show_default=False),
+        typer.Option(
+            "--namespace", "-n", help="Only pollsters of this namespace (compute, central, …).", show_default=False
+        ),
     ] = None,
 ) -> None:
     """Poll, on aligned periods, until SIGINT or SIGTERM.

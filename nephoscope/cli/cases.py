@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,10 +11,10 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from nephoscope import registry
 from nephoscope.cli.lines import SampleLines
 from nephoscope.cli.options import Config, Set, settings_of
 from nephoscope.cli.output import complain
+from nephoscope.cli.parts import known_schemes
 from nephoscope.errors import EX_CONFIG, ConfigError, NephoscopeError
 from nephoscope.pipeline import load_pipeline, load_polling
 from nephoscope.sample import Sample, sample_to_dict, to_json
@@ -29,7 +30,7 @@ _SHOWN = 10
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("dry-run")(dry_run)
-    app.command("test")(test)
+    app.command("test")(run_cases)
 
 
 def dry_run(
@@ -48,35 +49,44 @@ def dry_run(
     settings = settings_of(config, overrides)
     lines = SampleLines(samples, settings.max_sample_bytes)
     written = 0
-    for published in run_pipeline(pipeline, None, lines, settings):
+    counts: Counter[tuple[str, str]] = Counter()
+    for published in run_pipeline(pipeline, None, lines, settings, counts):
         sys.stdout.buffer.write(to_json(published) + b"\n")
         written += 1
     sys.stdout.buffer.flush()
     bad = sum(lines.bad.values())
     reasons = ", ".join(f"{count} {reason}" for reason, count in lines.bad.most_common())
     complain(f"{lines.read} lines read, {bad} refused{f' ({reasons})' if bad else ''}, {written} samples published")
+    for (where, reason), count in sorted(counts.items()):
+        complain(f"{where}: {count} {reason}")
 
 
 def run_pipeline(
-    pipeline: Path, polling: Path | None, samples: Iterable[Sample], settings: Settings
+    pipeline: Path,
+    polling: Path | None,
+    samples: Iterable[Sample],
+    settings: Settings,
+    counts: Counter[tuple[str, str]] | None = None,
 ) -> Iterator[Published]:
-    """What a pipeline publishes for samples, in order. ConfigError at once where it does not load."""
+    """What a pipeline publishes for samples, in order; `counts` gathers what the flow drops. ConfigError where it does not load."""
     from flows.dryrun import dry_run as run
     from flows.plan import Options, compile_plan
 
     loaded = load_pipeline(
         pipeline,
-        publisher_schemes=registry.names(registry.PUBLISHER),
+        publisher_schemes=known_schemes(),
         polling=load_polling(polling) if polling else None,
     )
     options = Options(**{name: getattr(settings, name) for name in Options.__dataclass_fields__})
     plan = compile_plan(loaded, options)
-    for sink, publisher, sample in run(plan, samples):
+    for sink, publisher, sample in run(plan, samples, counts):
         yield {"sink": sink, "publisher": publisher, "sample": sample_to_dict(sample)}
 
 
-def test(
-    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Holds a folder for each case.")] = Path("tests/cases"),
+def run_cases(
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Holds a folder for each case.")] = Path(
+        "tests/cases"
+    ),
     config: Config = None,
     overrides: Set = None,
 ) -> None:
@@ -88,7 +98,9 @@ def test(
     Example: nephoscope test my/cases
     """
     settings = settings_of(config, overrides)
-    cases = [folder] if (folder / "pipeline.yaml").is_file() else sorted(p.parent for p in folder.glob("*/pipeline.yaml"))
+    cases = (
+        [folder] if (folder / "pipeline.yaml").is_file() else sorted(p.parent for p in folder.glob("*/pipeline.yaml"))
+    )
     if not cases:
         raise NephoscopeError(f"no case in {folder}: a case is a folder with pipeline.yaml, in.jsonl and out.jsonl")
     failed = invalid = 0
@@ -146,7 +158,9 @@ def differences(wanted: Sequence[Published], found: Sequence[Published]) -> list
         near = min(extra, key=lambda f: len(_unlike(line, f)), default=None)
         if near is not None and len(_unlike(line, near)) <= 3:
             extra.remove(near)
-            what = "; ".join(f"{path}: {found_!r} instead of {wanted_!r}" for path, wanted_, found_ in _unlike(line, near))
+            what = "; ".join(
+                f"{path}: {found_!r} instead of {wanted_!r}" for path, wanted_, found_ in _unlike(line, near)
+            )
             out.append(f"≠ {_title(line)}: {what}")
         else:
             out.append(f"- missing: {_title(line)}")
@@ -157,7 +171,9 @@ def differences(wanted: Sequence[Published], found: Sequence[Published]) -> list
 def _unlike(wanted: Any, found: Any, path: str = "") -> list[tuple[str, Any, Any]]:
     """(path, wanted, found) wherever the wanted value is not there; floats may differ in the last digits."""
     if isinstance(wanted, dict) and isinstance(found, dict) and not path.endswith("resource_metadata"):
-        return [u for key, value in wanted.items() for u in _unlike(value, found.get(key), f"{path}.{key}" if path else key)]
+        return [
+            u for key, value in wanted.items() for u in _unlike(value, found.get(key), f"{path}.{key}" if path else key)
+        ]
     if isinstance(wanted, int | float) and isinstance(found, int | float) and not isinstance(wanted, bool):
         return [] if abs(wanted - found) <= 1e-9 * max(abs(wanted), abs(found)) else [(path, wanted, found)]
     return [] if wanted == found or (wanted in ("", None) and found in ("", None)) else [(path, wanted, found)]

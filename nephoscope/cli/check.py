@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -15,10 +16,10 @@ import typer
 from nephoscope import documents, registry
 from nephoscope.cli.options import Config, Json, Set, settings_of
 from nephoscope.cli.output import complain
-from nephoscope.cli.parts import load_polling_and_pipeline, open_log, open_store
+from nephoscope.cli.parts import known_schemes, load_polling_and_pipeline, open_log, open_store
 from nephoscope.errors import EX_CONFIG, ConfigError, NephoscopeError, Problem, nearest
 from nephoscope.matching import MeterFilter
-from nephoscope.pipeline import Pipeline, Polling, cross_check, load_pipeline, load_polling
+from nephoscope.pipeline import STORE, Pipeline, Polling, cross_check, load_pipeline, load_polling, resolve_publisher
 from nephoscope.settings import Settings, load_settings, setting_names
 
 _T = TypeVar("_T")
@@ -42,7 +43,11 @@ def register(app: typer.Typer) -> None:
 def check(
     files: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[FILE]...", help="pipeline.yaml, polling.yaml or settings files; none: what would run here.", show_default=False),
+        typer.Argument(
+            metavar="[FILE]...",
+            help="pipeline.yaml, polling.yaml or settings files; none: what would run here.",
+            show_default=False,
+        ),
     ] = None,
     config: Config = None,
     overrides: Set = None,
@@ -61,7 +66,7 @@ def check(
     settings: Settings | None = None
     if files:
         for file in files:
-            _collect(findings, "correctness", lambda file=file: _load(file, pipelines, pollings))  # type: ignore[misc]
+            _collect(findings, "correctness", partial(_load, file, pipelines, pollings))
         findings.skipped["environment"] = "files were named"
     else:
         settings = _collect(findings, "correctness", lambda: settings_of(config, overrides))
@@ -94,7 +99,7 @@ def kind_of(file: Path) -> str:
 def _load(file: Path, pipelines: list[Pipeline], pollings: list[Polling]) -> None:
     kind = kind_of(file)
     if kind == "pipeline":
-        pipelines.append(load_pipeline(file, publisher_schemes=registry.names(registry.PUBLISHER)))
+        pipelines.append(load_pipeline(file, publisher_schemes=known_schemes()))
     elif kind == "polling":
         pollings.append(load_polling(file))
     else:
@@ -117,6 +122,7 @@ def _topology(
 ) -> None:
     for pipeline in pipelines:
         findings.warnings += [("topology", p) for p in cross_check(pipeline)]
+        findings.warnings += [("topology", p) for p in _not_installed(pipeline)]
     for polling in pollings:
         findings.warnings += [("topology", p) for p in polling.warnings]
         for source in polling.sources:
@@ -136,15 +142,32 @@ def _topology(
                 )
 
 
+def _not_installed(pipeline: Pipeline) -> Iterable[Problem]:
+    """Publishers that a file may name, but that nothing here could run."""
+    installed = {STORE, *registry.names(registry.PUBLISHER)}
+    for sink in pipeline.sinks:
+        for url in sink.publishers:
+            if resolve_publisher(url) not in installed:
+                yield Problem(
+                    f"no publisher for {url} is installed: it loads, but cannot run here",
+                    pipeline.file,
+                    sink.line,
+                    f"sinks.{sink.name}",
+                )
+
+
 def _environment(findings: Findings, pollings: Iterable[Polling], settings: Settings) -> None:
     stage = "environment"
     if _collect(findings, stage, lambda: _writable(settings.state_dir)):
         _collect(findings, stage, lambda: _log_opens(settings))
         wrong = _collect(findings, stage, lambda: _store_problems(settings))
         findings.problems += [(stage, p) for p in wrong or ()]
-    pollsters = [p for n in registry.names(registry.POLLSTER) if (p := _collect(findings, stage, lambda n=n: registry.load(registry.POLLSTER, n)))]  # type: ignore[misc]
+    pollsters = [
+        _collect(findings, stage, partial(registry.load, registry.POLLSTER, n))
+        for n in registry.names(registry.POLLSTER)
+    ]
     for polling in pollings:
-        findings.warnings += [(stage, p) for p in _unknown_meters(polling, pollsters)]
+        findings.warnings += [(stage, p) for p in _unknown_meters(polling, [p for p in pollsters if p is not None])]
 
 
 def _writable(folder: Path) -> bool:
@@ -180,7 +203,9 @@ def _unknown_meters(polling: Polling, pollsters: Iterable[Any]) -> Iterable[Prob
             silent = wanted
         for pattern in silent:
             hint = "" if set(pattern) & set("*?[") else nearest(pattern, known)
-            yield Problem(f"no pollster gives {pattern!r}", polling.file, source.line, f"sources.{source.name}.meters", hint)
+            yield Problem(
+                f"no pollster gives {pattern!r}", polling.file, source.line, f"sources.{source.name}.meters", hint
+            )
 
 
 def _report(findings: Findings, *, as_json: bool) -> None:

@@ -12,11 +12,18 @@ from nephoscope.settings import Settings, load_settings
 
 Config = Annotated[
     Path | None,
-    typer.Option("--config", "-c", help="Settings file (else $NEPHOSCOPE_CONFIG, ./nephoscope.yaml, /etc/nephoscope/).", show_default=False),
+    typer.Option(
+        "--config",
+        "-c",
+        help="Settings file (else $NEPHOSCOPE_CONFIG, ./nephoscope.yaml, /etc/nephoscope/).",
+        show_default=False,
+    ),
 ]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", "-s", metavar="NAME=VALUE", help="Override a setting, e.g. --set lateness=60.", show_default=False),
+    typer.Option(
+        "--set", "-s", metavar="NAME=VALUE", help="Override a setting, e.g. --set lateness=60.", show_default=False
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON lines.")]
 

@@ -87,7 +87,7 @@ def _plain(value: Any) -> str:
 class Progress(Protocol):
     """Told how far long work has come."""
 
-    def __call__(self, done: int, total: int | None = None) -> None:
+    def __call__(self, done: int, total: int | None = None, /) -> None:
         """`done` so far, of `total` where that is known."""
         ...
 
@@ -96,7 +96,7 @@ class Progress(Protocol):
 def progress(what: str) -> Iterator[Progress]:
     """A progress bar on stderr where that is a terminal; nothing elsewhere."""
     if not sys.stderr.isatty():
-        yield lambda done, total=None: None
+        yield lambda *_: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn

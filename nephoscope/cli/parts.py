@@ -22,6 +22,15 @@ def prepare_state(settings: Settings) -> None:
         raise TopicError(f"cannot make state_dir {settings.state_dir}: {error.strerror}") from None
 
 
+CEILOMETERS_PUBLISHERS = ("udp", "http", "https", "kafka")
+"""Schemes that pipelines may name where nothing is sent, whether or not such a publisher is installed."""
+
+
+def known_schemes() -> set[str]:
+    """The schemes of publishers that a pipeline may name in `check FILE`, `dry-run` and `test`."""
+    return {*registry.names(registry.PUBLISHER), *CEILOMETERS_PUBLISHERS}
+
+
 @contextmanager
 def open_store(settings: Settings) -> Iterator[Store]:
     """The store of samples, closed in the end."""
@@ -37,7 +46,9 @@ def open_store(settings: Settings) -> Iterator[Store]:
 def open_log(settings: Settings) -> Iterator[Log]:
     """The log that samples travel on, closed in the end. TopicError where it has another partition count."""
     prepare_state(settings)
-    log = cast("Log", registry.load_for(registry.LOG, settings.log.url)(settings.log_path, partitions=settings.partitions))
+    log = cast(
+        "Log", registry.load_for(registry.LOG, settings.log.url)(settings.log_path, partitions=settings.partitions)
+    )
     try:
         yield log
     finally:

@@ -66,7 +66,9 @@ def run(
         raise typer.Exit(status)
 
 
-def _watch(supervisor: Supervisor, store: Any, settings: Settings, stop: Stop, until: float | None, *, quiet: bool) -> int:
+def _watch(
+    supervisor: Supervisor, store: Any, settings: Settings, stop: Stop, until: float | None, *, quiet: bool
+) -> int:
     from nephoscope.cli.view import View
 
     view = View(store, now())

@@ -28,7 +28,9 @@ Query = Annotated[
 ]  # fmt: skip
 Limit = Annotated[int, typer.Option("--limit", "-l", min=1, help="At most so many.")]
 
-_TERM = re.compile(r"\s*([A-Za-z_][\w.\-]*)\s*(>=|<=|!=|=~|=|<|>)\s*(?:(string|integer|float|boolean|datetime)::)?(.*?)\s*", re.DOTALL)
+_TERM = re.compile(
+    r"\s*([A-Za-z_][\w.\-]*)\s*(>=|<=|!=|=~|=|<|>)\s*(?:(string|integer|float|boolean|datetime)::)?(.*?)\s*", re.DOTALL
+)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _PUSHED_AT_ONCE = 5000
 
@@ -72,7 +74,9 @@ def _value(field: str, kind: str | None, text: str) -> Any:
     return text
 
 
-def meters(query: Query = None, limit: Limit = 1000, config: Config = None, overrides: Set = None, json: Json = False) -> None:
+def meters(
+    query: Query = None, limit: Limit = 1000, config: Config = None, overrides: Set = None, json: Json = False
+) -> None:
     """List the meters that are stored, and of which resource.
 
     Example: nephoscope meters -q 'resource_id=myhost'
@@ -116,9 +120,15 @@ def create(
     unit: Annotated[str, typer.Option("--meter-unit", help="The unit.", show_default=False)] = "",
     user: Annotated[str, typer.Option("--user-id", show_default=False)] = "",
     project: Annotated[str, typer.Option("--project-id", show_default=False)] = "",
-    timestamp: Annotated[str, typer.Option("--timestamp", help="ISO 8601, UTC; by default now.", show_default=False)] = "",
-    metadata: Annotated[str, typer.Option("--resource-metadata", metavar="JSON", help="A JSON object.", show_default=False)] = "{}",
-    key: Annotated[str, typer.Option("--id", help="Makes the sample once, however often you send it.", show_default=False)] = "",
+    timestamp: Annotated[
+        str, typer.Option("--timestamp", help="ISO 8601, UTC; by default now.", show_default=False)
+    ] = "",
+    metadata: Annotated[
+        str, typer.Option("--resource-metadata", metavar="JSON", help="A JSON object.", show_default=False)
+    ] = "{}",
+    key: Annotated[
+        str, typer.Option("--id", help="Makes the sample once, however often you send it.", show_default=False)
+    ] = "",
     samples: Annotated[
         Path | None, typer.Option("--samples", help="JSON lines to push instead; - is stdin.", show_default=False)
     ] = None,
@@ -134,7 +144,9 @@ def create(
     if samples is None:
         if not (resource and meter and volume is not None):
             raise typer.BadParameter("--resource-id, --meter-name and --sample-volume are needed (or --samples FILE)")
-        made = _described(resource, meter, volume, kind, unit, user, project, timestamp, metadata, settings.sample_source)
+        made = _described(
+            resource, meter, volume, kind, unit, user, project, timestamp, metadata, settings.sample_source
+        )
         made = replace_id(made, key)
         _push(settings, iter([made]))
         rows(("id", "name", "resource_id"), [sample.sample_to_dict(made)], as_json=json)
@@ -148,7 +160,16 @@ def create(
 
 
 def _described(
-    resource: str, meter: str, volume: float, kind: str, unit: str, user: str, project: str, timestamp: str, metadata: str, source: str
+    resource: str,
+    meter: str,
+    volume: float,
+    kind: str,
+    unit: str,
+    user: str,
+    project: str,
+    timestamp: str,
+    metadata: str,
+    source: str,
 ) -> sample.Sample:
     try:
         parsed = msgspec.json.decode(metadata)
@@ -194,11 +215,16 @@ def statistics(
     query: Query = None,
     period: Annotated[int, typer.Option("--period", "-p", min=0, help="Seconds; 0: one period for all.")] = 0,
     groupby: Annotated[
-        list[str] | None, typer.Option("--groupby", "-g", help="resource_id, project_id, user_id, source, metadata.NAME.", show_default=False)
+        list[str] | None,
+        typer.Option(
+            "--groupby", "-g", help="resource_id, project_id, user_id, source, metadata.NAME.", show_default=False
+        ),
     ] = None,
     aggregates: Annotated[
         list[str] | None,
-        typer.Option("--aggregate", "-a", help="count, sum, avg, min, max, stddev, cardinality/FIELD.", show_default=False),
+        typer.Option(
+            "--aggregate", "-a", help="count, sum, avg, min, max, stddev, cardinality/FIELD.", show_default=False
+        ),
     ] = None,
     config: Config = None,
     overrides: Set = None,
@@ -229,14 +255,18 @@ def _statistics_line(found: store.Statistics) -> dict[str, Any]:
         "unit": found.unit,
     }
     line |= found.groupby
-    line |= {n: getattr(found, n) for n in ("count", "sum", "avg", "min", "max", "stddev") if getattr(found, n) is not None}
+    line |= {
+        n: getattr(found, n) for n in ("count", "sum", "avg", "min", "max", "stddev") if getattr(found, n) is not None
+    }
     return line | ({"cardinality": dict(found.cardinality)} if found.cardinality else {})
 
 
 def expire(
     older_than: Annotated[
         int | None,
-        typer.Option("--older-than", min=0, metavar="SECONDS", help="Instead of metering_time_to_live.", show_default=False),
+        typer.Option(
+            "--older-than", min=0, metavar="SECONDS", help="Instead of metering_time_to_live.", show_default=False
+        ),
     ] = None,
     config: Config = None,
     overrides: Set = None,

@@ -83,7 +83,11 @@ class View:
         for key in keys[:room]:
             made = self._latest[key]
             table.add_row(
-                Text(made.name), Text(made.resource_id), number(made.volume), Text(made.unit), spark(self._series[key], bars)
+                Text(made.name),
+                Text(made.resource_id),
+                number(made.volume),
+                Text(made.unit),
+                spark(self._series[key], bars),
             )
         rest = f"… and {len(keys) - room} more; " if len(keys) > room else ""
         foot = Text(f"{rest}{self.total} samples stored since the start", style="dim")

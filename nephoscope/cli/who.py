@@ -17,7 +17,9 @@ def register(app: typer.Typer) -> None:
 
 
 def who(
-    targets: Annotated[list[str], typer.Argument(metavar="TARGET...", help="Resource ids or polled targets.", show_default=False)],
+    targets: Annotated[
+        list[str], typer.Argument(metavar="TARGET...", help="Resource ids or polled targets.", show_default=False)
+    ],
     config: Config = None,
     overrides: Set = None,
     json: Json = False,

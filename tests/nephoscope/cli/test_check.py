@@ -1,0 +1,87 @@
+"""`check`: three stages, every problem, status 78."""
+
+import json
+
+import pytest
+
+GOOD = "sources: [{name: s, meters: ['*'], sinks: [k]}]\nsinks: [{name: k, publishers: ['store://']}]\n"
+
+
+def test_what_ships_is_right_here(nephoscope):
+    done = nephoscope("check")
+
+    assert (done.status, done.out) == (0, "correctness: ok\ntopology: ok\nenvironment: ok\n")
+
+
+def test_every_problem_of_every_file_is_listed(nephoscope, tmp_path):
+    (tmp_path / "pipeline.yaml").write_text(GOOD.replace("sinks: [k]", "sinks: [l]").replace("publishers", "publisher"))
+    (tmp_path / "polling.yaml").write_text("sources: [{name: s, interval: 0, meters: []}]\n")
+    (tmp_path / "own.yaml").write_text("\npartitions: 0\nlatness: 3\n")
+
+    done = nephoscope("check", "pipeline.yaml", "polling.yaml", "own.yaml")
+
+    assert done.status == 78
+    assert "correctness: " in done.out
+    for place in ("pipeline.yaml:1:", "pipeline.yaml:2:", "polling.yaml:1:", "own.yaml:2:", "own.yaml:3:"):
+        assert place in done.err
+
+
+def test_a_sink_that_no_source_feeds_is_a_warning(nephoscope, tmp_path):
+    (tmp_path / "pipeline.yaml").write_text(
+        "sources: [{name: s, meters: ['*'], sinks: [k]}]\n"
+        "sinks: [{name: k, publishers: ['store://']}, {name: idle, publishers: ['store://']}]\n"
+    )
+
+    done = nephoscope("check", "pipeline.yaml")
+
+    assert done.status == 0
+    assert "'idle'" in done.err
+    assert "[warning]" in done.err
+
+
+def test_as_json(nephoscope, tmp_path):
+    (tmp_path / "own.yaml").write_text("partitions: 0\n")
+
+    done = nephoscope("check", "own.yaml", "--json")
+
+    assert done.status == 78
+    line = json.loads(done.out)
+    assert (line["level"], line["stage"], line["line"]) == ("problem", "correctness", 1)
+
+
+def test_the_environment_is_looked_at(nephoscope, tmp_path):
+    (tmp_path / "taken").write_text("a file")
+
+    done = nephoscope("check", "--set", "state_dir=taken")
+
+    assert done.status == 78
+    assert "state_dir" in done.err
+    assert "environment: 1 problem" in done.out
+
+
+def test_a_log_with_another_partition_count_is_a_problem(nephoscope):
+    assert nephoscope("check").status == 0
+
+    done = nephoscope("check", "--set", "partitions=8")
+
+    assert done.status == 78
+    assert "64 partitions, not 8" in done.err
+
+
+def test_a_polling_that_forgets_its_series(nephoscope, tmp_path):
+    (tmp_path / "polling.yaml").write_text("sources: [{name: slow, interval: 600, meters: ['hardware.*']}]\n")
+
+    done = nephoscope("check", "--set", "polling_cfg_file=polling.yaml", "--set", "series_ttl=300")
+
+    assert done.status == 78
+    assert "polling.yaml:1:" in done.err
+
+
+@pytest.mark.parametrize("text", ["hardware.cpu.laod.1min", "nonsense.*"])
+def test_a_meter_that_no_pollster_gives_is_a_warning(nephoscope, tmp_path, text):
+    (tmp_path / "polling.yaml").write_text(f"sources: [{{name: s, interval: 60, meters: ['{text}']}}]\n")
+
+    done = nephoscope("check", "--set", "polling_cfg_file=polling.yaml")
+
+    assert done.status == 0
+    assert f"no pollster gives '{text}'" in done.err
