@@ -139,9 +139,12 @@ def parse(raw: bytes | str, checker: Checker) -> Node | None:
         return None
     try:
         text = raw.decode("utf-8-sig") if isinstance(raw, bytes) else raw
+        text.encode()  # libyaml would, and PyYAML without it would not
         return compose(text, lambda message, line, hint: checker.wrong(message, line, hint=hint))
     except UnicodeDecodeError as error:
         checker.wrong(f"is not UTF-8 (byte {error.start})")
+    except UnicodeEncodeError:
+        checker.wrong("holds half a character")
     except Refused as refused:
         checker.wrong(str(refused), refused.line)
     return None

@@ -47,6 +47,7 @@ def test_plain_documents(text, value):
         ("a: %\n", "f.yaml:1: not YAML"),
         ("a: \x01\n", "not YAML"),
         (b"a: \xff\n", "is not UTF-8 (byte 3)"),
+        ("a: \ud800\n", "holds half a character"),
         ("a: 1\nb: 2\na: 3\n", "f.yaml:3: the key 'a' is there twice (first in line 1)"),
         ("1: a\n", "f.yaml:1: a key must be text, not a number (put it in quotes)"),
         ("[a]: 1\n", "a key must be text, not a list"),
