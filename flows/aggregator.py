@@ -188,7 +188,7 @@ class AggregatorState:
     keys: Keys = field(default_factory=Keys)
     panes: dict[tuple[int, int], Pane] = field(default_factory=dict)
 
-    def forget(self, _before: int) -> int:
+    def forget(self) -> int:
         """Drop the keys that no open group has; how many."""
         used = np.zeros(self.keys.index.size, bool)
         for pane in self.panes.values():
@@ -251,7 +251,7 @@ def aggregator(
         if end > begin:
             # Without windows the watermark at the row's own position counts; with them only its tick does.
             work.add(slice(begin, end), watermark)
-    return join_rows([*work.out, empty], strings)
+    return join_rows([*work.out, empty], strings, [*work.causes, rows.at[:0]])
 
 
 class _Work:
@@ -271,6 +271,7 @@ class _Work:
         self.step, self.program, self.state, self.rows, self.volume = step, program, state, rows, volume
         self.strings, self.source, self.counts = strings, source, counts
         self.out: list[Rows] = []
+        self.causes: list[I64] = []
         if len(rows):
             self.user = rows.texts("user_id", strings)
             self.project = rows.texts("project_id", strings)
@@ -346,7 +347,7 @@ class _Work:
         if program.size:
             full = columns["count"][slot] >= program.size
             if full.any():
-                self.leave(pane, slot[full], rows.position[index[full]])
+                self.leave(pane, slot[full], index[full])
 
     def open(self, pane: Pane, slot: I32, index: I64, key: I32, watermark: int) -> None:
         columns, rows, mode = pane.columns, self.rows, self.program.mode
@@ -400,11 +401,9 @@ class _Work:
         if rows.late[index].any():
             np.logical_or.at(columns["late"], slot, rows.late[index])
 
-    def leave(self, pane: Pane, slot: I32, position: I64) -> None:
-        """Groups that have their size."""
-        order = np.argsort(position, kind="stable")
-        slot, position = slot[order], position[order]
-        self.publish(pane, slot, position)
+    def leave(self, pane: Pane, slot: I32, cause: I64) -> None:
+        """Groups that have their size, each since a row."""
+        self.publish(pane, slot, self.rows.position[cause], cause)
         key = pane.columns["key"][slot]
         pane.slot_of[key] = -1
         pane.columns["live"][slot] = False
@@ -422,7 +421,7 @@ class _Work:
             for start, closing in sorted(k for k in panes if k[1] <= watermark):
                 pane = panes.pop((start, closing))
                 slot = np.flatnonzero(pane.columns["live"][: pane.count])
-                self.publish(pane, slot, np.full(len(slot), position))
+                self.publish(pane, slot, np.full(len(slot), position), None)
             return
         pane_ = panes.get((MIN_TIME, MAX_TIME))
         if pane_ is None:
@@ -431,11 +430,11 @@ class _Work:
         due = columns["live"][: pane_.count] & (columns["opened"][: pane_.count] + self.program.ttl <= watermark)
         if due.any():
             slot = np.flatnonzero(due)
-            self.publish(pane_, slot, np.full(len(slot), position))
+            self.publish(pane_, slot, np.full(len(slot), position), None)
             pane_.slot_of[columns["key"][slot]] = -1
             columns["live"][slot] = False
 
-    def publish(self, pane: Pane, slot: Any, position: I64) -> None:
+    def publish(self, pane: Pane, slot: Any, position: I64, cause: I64 | None) -> None:
         if not len(slot):
             return
         program, columns, keys, strings = self.program, pane.columns, self.state.keys.columns, self.strings
@@ -483,6 +482,7 @@ class _Work:
             self.counts["not_finite"] = self.counts.get("not_finite", 0) + int((~finite).sum())
             rows = rows.take(finite)
         self.out.append(rows)
+        self.causes.append(np.full(len(rows), -1) if cause is None else cause[finite])
 
 
 def _combine(mode: int, total: F64, slot: I32, volume: F64) -> None:

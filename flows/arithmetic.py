@@ -191,7 +191,7 @@ def arithmetic(
                 work.expire(marks.last, marks)
             break
     work.keep()
-    return join_rows([*work.out, rows.take(slice(0, 0))], strings)
+    return join_rows([*work.out, rows.take(slice(0, 0))], strings, [*work.causes, rows.at[:0]])
 
 
 class _Work:
@@ -215,6 +215,7 @@ class _Work:
         self.meter, self.period, self.end, self.expiry = meter, period, end, expiry
         self.strings, self.source, self.counts = strings, source, counts
         self.out: list[Rows] = []
+        self.causes: list[I64] = []
         self.full = np.uint64((1 << len(program.meters)) - 1)
         self.resource: I32
         self.watermark: I64
@@ -252,11 +253,18 @@ class _Work:
             pane.columns.ensure(pane.count)
             pane.columns["resource"][before : pane.count] = list(slot_of)[before:] if before else list(slot_of)
         slot = np.array(slots, np.int64)
-        # A meter that comes twice for a set replaces its value until the set is complete: so go no further than the first repeat at a time.
-        pair = slot * len(self.program.meters) + self.meter[index]
+        # A row replaces the set's value of its meter until the set is complete. So a run ends before a row that would: whether the set is
+        # complete by then depends on the rows before it.
+        meter = self.meter[index]
+        pair = slot * len(self.program.meters) + meter
+        have = pane.columns["have"]
         begin = 0
         while begin < len(index):
             end = begin + _distinct_run(pair[begin:])
+            replaces = np.flatnonzero(have[slot[begin:end]] >> meter[begin:end].astype(np.uint64) & np.uint64(1))
+            replaces = replaces[replaces > 0]
+            if len(replaces):
+                end = begin + int(replaces[0])
             self.add_run(pane, index[begin:end], slot[begin:end])
             begin = end
 
@@ -299,9 +307,9 @@ class _Work:
             order = np.argsort(trigger, kind="stable")
             ready, trigger = ready[order], trigger[order]
             columns["done"][ready] = True
-            self.publish(pane, ready, rows.position[trigger], rows.time[trigger], rows.polled[trigger])
+            self.publish(pane, ready, trigger, rows.position[trigger], rows.time[trigger], rows.polled[trigger])
 
-    def publish(self, pane: Pane, slots: I64, position: I64, time: I64, polled: I64) -> None:
+    def publish(self, pane: Pane, slots: I64, cause: I64, position: I64, time: I64, polled: I64) -> None:
         """Compute and emit complete sets."""
         program, columns, rows, strings = self.program, pane.columns, self.rows, self.strings
         resource = columns["resource"][slots]
@@ -351,6 +359,7 @@ class _Work:
             polled,
         )
         self.out.append(result if bad is None else result.take(~bad))
+        self.causes.append(cause if bad is None else cause[~bad])
 
     def expire(self, watermark: int, marks: Watermarks) -> None:
         """Close the panes whose time has come."""
@@ -394,7 +403,8 @@ class _Work:
         if complete:
             ready = np.array(complete)
             where = np.full(len(ready), position)
-            self.publish(pane, ready, where, columns["time"][ready].copy(), columns["polled"][ready].copy())
+            nothing = np.full(len(ready), -1)
+            self.publish(pane, ready, nothing, where, columns["time"][ready].copy(), columns["polled"][ready].copy())
         return np.array(left, np.int64)
 
     def remember(self, index: I64) -> None:

@@ -33,7 +33,7 @@ from flows.rows import (
 )
 from flows.target import ScaleColumns, Target, unusable
 from nephoscope import identity
-from nephoscope.times import NEVER
+from nephoscope.times import MAX_TIME, NEVER
 
 NAME_BITS, STEP_BITS = 20, 12
 MAX_NAMES, MAX_STEPS = 1 << NAME_BITS, 1 << STEP_BITS
@@ -55,14 +55,15 @@ class SeriesState:
         self.columns.ensure(self.index.size)
         return slots
 
-    def forget(self, before: int) -> int:
-        """Drop the series whose newest timestamp lies before `before`; how many."""
-        size = self.index.size
-        dead = self.columns["time"][:size] < before
-        count = len(self.index)
+    def forget(self, before: I64) -> int:
+        """Drop the series whose newest timestamp lies before `before` of their step (by its number); how many."""
+        keys, slots, size = self.index.dump()
+        limit = np.full(size, MAX_TIME)
+        limit[slots] = before[keys & (MAX_STEPS - 1)]
+        dead = self.columns["time"][:size] < limit
         self.index.release(dead)
         self.columns.clear(np.flatnonzero(dead))
-        return count - len(self.index)
+        return len(keys) - len(self.index)
 
     def resources(self) -> I64:
         """The resource number of every series."""

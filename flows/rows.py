@@ -287,15 +287,25 @@ def pool_block(resources: I32, users: I32, projects: I32, metadata: I32, strings
     return Block(pa.RecordBatch.from_arrays(arrays, names=list(CARRIED)))
 
 
-def join_rows(parts: Sequence[Rows], strings: Strings) -> Rows:
-    """One Rows of several, in the order of their positions (equal positions: in the order given)."""
-    filled = [p for p in parts if len(p)]
-    if len(filled) == 1:
-        return filled[0]
+def join_rows(parts: Sequence[Rows], strings: Strings, causes: Sequence[I64] | None = None) -> Rows:
+    """One Rows of several, in the order of their positions; equal ones in the order of their causes, else as given.
+
+    causes: for each part, the number of the input row that each of its rows was published for.
+    """
+    chosen = [i for i, p in enumerate(parts) if len(p)]
+    filled = [parts[i] for i in chosen]
     if not filled:
         return parts[0]
+    position = np.concatenate([p.position for p in filled])
+    if causes is not None:
+        order = np.lexsort((np.concatenate([causes[i] for i in chosen]), position))
+    elif len(filled) == 1:
+        return filled[0]
+    else:
+        order = np.argsort(position, kind="stable")
+    if len(filled) == 1:
+        return filled[0] if (order[1:] > order[:-1]).all() else filled[0].take(order)
     same = all(p.block is filled[0].block for p in filled)
-    order = np.argsort(np.concatenate([p.position for p in filled]), kind="stable")
     arrays = {f: np.concatenate([getattr(p, f) for p in filled])[order] for f in ARRAYS}
     if same:
         return Rows(filled[0].block, **arrays)

@@ -24,7 +24,7 @@ from flows.plan import Plan, PlanStep
 from flows.interning import I64
 from flows.rows import Bools, Rows, Watermarks, batch_of_rows, rows_of
 from flows.state import State
-from flows.transformers import ONE_TO_ONE
+from flows.transformers import ONE_TO_ONE, handed_on
 from flows.validity import refused
 from nephoscope.batch import EMPTY, Batch, decode
 from nephoscope.errors import BatchError
@@ -89,6 +89,11 @@ def process(plan: Plan, state: State, messages: Sequence[Message], *, exact: boo
 
 def feed(plan: Plan, state: State, arrivals: Sequence[Arrival], out: Output, *, exact: bool = False) -> None:
     """Feed decoded messages of one partition."""
+    with np.errstate(all="ignore"):  # What overflows or is undefined is dropped, and counted.
+        _feed(plan, state, arrivals, out, exact=exact)
+
+
+def _feed(plan: Plan, state: State, arrivals: Sequence[Arrival], out: Output, *, exact: bool) -> None:
     group: list[Arrival] = []
     size = 0
     for arrival in arrivals:
@@ -109,7 +114,8 @@ def finish(plan: Plan, state: State, *, exact: bool = False) -> Output:
     """The end of the input, which only dry-run and test know: every watermark goes to infinity, step by step along each chain."""
     out = Output()
     ending = Watermarks(np.array([-1, 0]), np.array([state.watermark, MAX_TIME]))
-    _sinks(plan, state, None, _empty(state), ending, out, exact=exact)
+    with np.errstate(all="ignore"):
+        _sinks(plan, state, None, _empty(state), ending, out, exact=exact)
     return out
 
 
@@ -290,7 +296,7 @@ def _chain(
     """Take rows through a sink's steps from `first` on (without the first `skip` of them), and publish."""
     sink = plan.sink_of[first.number]
     for step in sink.steps[:skip]:
-        marks = _passed(step, marks)
+        marks = handed_on(step, marks)
     for step in sink.steps[skip:]:
         rows, marks = _step(plan, state, step, rows, marks, out.counts)
     _publish(state, sink.name, sink.publishers, rows, out, exact=exact)
@@ -333,20 +339,7 @@ def _step(
             rows = accumulator.accumulator(step, state.steps[step.number], rows, marks, strings)
     for reason, count in failures.items():
         counts[f"{step.sink}[{step.position}]:{step.kind}", reason] += count
-    return rows, _passed(step, marks)
-
-
-def _passed(step: PlanStep, marks: Watermarks) -> Watermarks:
-    """The watermark that a step hands on."""
-    program = step.program
-    match step.kind:
-        case "arithmetic":
-            return marks.floored(program.interval, program.lateness)
-        case "aggregator":
-            return marks.floored(program.span, program.span) if program.span else marks.floored(1, program.ttl)
-        case "accumulator":
-            return marks.floored(1, program.max_hold)
-    return marks.handed_on()
+    return rows, handed_on(step, marks)
 
 
 def _publish(

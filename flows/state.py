@@ -14,8 +14,8 @@ from flows.aggregator import AggregatorState
 from flows.arithmetic import ArithmeticState
 from flows.one_to_one import MAX_NAMES, SeriesState
 from flows.plan import Plan
-from flows.rows import Strings
-from flows.transformers import ONE_TO_ONE
+from flows.rows import Strings, Watermarks
+from flows.transformers import ONE_TO_ONE, handed_on
 from nephoscope.times import MIN_TIME
 
 _KEPT_BY_STEP = {"accumulator": AccumulatorState, "aggregator": AggregatorState, "arithmetic": ArithmeticState}
@@ -52,15 +52,20 @@ class State:
         if self.watermark - self.forgotten < max(ttl // 8, 1):
             return 0
         self.forgotten = self.watermark
-        before = self.watermark - ttl
+        # A step late in a chain lives at an older watermark.
+        before = np.full(len(plan.steps) + 1, self.watermark - ttl)
+        for sink in plan.sinks:
+            marks = Watermarks.constant(self.watermark)
+            for step in sink.steps:
+                before[step.number] = marks.last - ttl
+                kept = self.steps.get(step.number)
+                if isinstance(kept, ArithmeticState):
+                    program = step.program
+                    kept.forget(marks.last - program.hold - program.lateness - program.interval)
+                elif isinstance(kept, AggregatorState):
+                    kept.forget()
+                marks = handed_on(step, marks)
         gone = sum(series.forget(before) for series in self.series.values())
-        for step in plan.steps:
-            kept = self.steps.get(step.number)
-            if isinstance(kept, ArithmeticState):
-                program = step.program
-                kept.forget(self.watermark - program.hold - program.lateness - program.interval)
-            elif isinstance(kept, AggregatorState):
-                kept.forget(before)
         self.layouts.clear()
         self.sweep()
         return gone
