@@ -1,0 +1,183 @@
+"""What is to be polled: the sources of a polling definition, the pollsters there are and the targets found make *targets*.
+
+A target is polled once for all its sources. When several of them fall due at once (one of 60 s and one of 600 s), that is
+one poll too, whose samples are tagged for each source that asked for their meter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from itertools import combinations
+from math import lcm
+
+from nephoscope.batch import Header
+from nephoscope.errors import nearest
+from nephoscope.matching import MeterFilter
+from nephoscope.partition import key_hash, slot
+from nephoscope.pipeline import Polling, PollingSource
+from nephoscope.times import SECOND
+from sources.pollster import Pollster
+
+
+class Intervals:
+    """The moments at which one of some intervals begins: all multiples of them. Times in microseconds."""
+
+    __slots__ = ("_counted", "all", "least")
+
+    def __init__(self, seconds: Collection[int]) -> None:
+        self.all = tuple(sorted({s * SECOND for s in seconds}))
+        self.least = self.all[0]
+        # A multiple of the least interval has no moment of its own.
+        own = [i for i in self.all if i == self.least or i % self.least]
+        # Inclusion and exclusion: the moments of any of several intervals are counted once.
+        self._counted = [
+            (1 if size % 2 else -1, reduce(lcm, some))
+            for size in range(1, len(own) + 1)
+            for some in combinations(own, size)
+        ]
+
+    def latest(self, now: int) -> int:
+        """The newest moment at or before `now`."""
+        return max(now // i * i for i in self.all)
+
+    def next(self, after: int) -> int:
+        """The first moment behind `after`."""
+        return min((after // i + 1) * i for i in self.all)
+
+    def between(self, after: int, before: int) -> int:
+        """How many moments lie strictly between two times."""
+        if before <= after + 1:
+            return 0
+        return sum(sign * ((before - 1) // step - after // step) for sign, step in self._counted)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What one call asks, and for which sources. `key` names it wherever it is hashed."""
+
+    pollster: Pollster
+    resource: str
+    sources: tuple[PollingSource, ...]
+    intervals: Intervals = field(compare=False, repr=False)
+    key: str
+    slot: int
+
+    def jitter(self, spread: float, most: int) -> int:
+        """Microseconds that it waits in each period, by its hash: at most `spread` of its shortest interval, and `most`."""
+        room = min(int(self.intervals.least * spread), most)
+        return key_hash("jitter\0" + self.key) % room if room > 0 else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What is asked of a pollster at one moment: the meters, and the header that each one's samples travel under."""
+
+    meters: frozenset[str]
+    headers: Mapping[str, Header]
+
+
+class Targets:
+    """Works out targets and asks for a polling definition.
+
+    Args:
+        polling: what polling.yaml, or a pipeline's own sources, say.
+        pollsters: those that may be used, by name.
+        member: the name of this agent, for the headers.
+
+    """
+
+    def __init__(self, polling: Polling, pollsters: Mapping[str, Pollster], member: str = "") -> None:
+        self.polling = polling
+        self.intervals = tuple(sorted({s.interval for s in polling.sources}))
+        self._pollsters = [pollsters[name] for name in sorted(pollsters)]
+        self._member = member
+        self._filters = {s: MeterFilter(s.meters) for s in polling.sources}
+        self._asks: dict[tuple[str, tuple[PollingSource, ...]], Ask] = {}
+        self._intervals: dict[tuple[int, ...], Intervals] = {}
+
+    def pairs(self) -> list[tuple[PollingSource, Pollster]]:
+        """The sources and the pollsters that give them meters."""
+        return [
+            (source, pollster)
+            for source in self.polling.sources
+            for pollster in self._pollsters
+            if any(self._filters[source].matches(meter.name) for meter in pollster.meters)
+        ]
+
+    def discoveries(self) -> dict[str, int]:
+        """The discovery URLs that are needed, and the shortest interval (seconds) of a source that needs each."""
+        out: dict[str, int] = {}
+        for source, pollster in self.pairs():
+            for url in _discoveries(source, pollster):
+                out[url] = min(source.interval, out.get(url, source.interval))
+        return out
+
+    def targets(self, found: Mapping[str, Sequence[str]]) -> list[Target]:
+        """The targets, given what each discovery URL has found.
+
+        A source's targets are the resources that it names and those that its discoveries find; of a source with neither, those that
+        the pollster's own discovery finds. What a pollster does not take is left out for it.
+        """
+        asked: dict[tuple[str, str], list[PollingSource]] = {}
+        by_name = {p.name: p for p in self._pollsters}
+        for source, pollster in self.pairs():
+            named = list(source.resources)
+            for url in _discoveries(source, pollster):
+                named += found.get(url, ())
+            for resource in dict.fromkeys(named):
+                if pollster.takes(resource):
+                    asked.setdefault((pollster.name, resource), []).append(source)
+        out = []
+        for (name, resource), sources in asked.items():
+            key = f"{name}\0{resource}"
+            out.append(
+                Target(
+                    by_name[name],
+                    resource,
+                    tuple(sources),
+                    self._intervals_of(tuple(s.interval for s in sources)),
+                    key,
+                    slot(key),
+                )
+            )
+        return out
+
+    def ask(self, target: Target, due: int) -> Ask:
+        """What to ask of a target at a moment at which one of its intervals begins."""
+        active = tuple(s for s in target.sources if due % (s.interval * SECOND) == 0)
+        known = self._asks.get((target.pollster.name, active))
+        if known is None:
+            headers: dict[str, Header] = {}
+            for meter in target.pollster.meters:
+                asking = [s for s in active if self._filters[s].matches(meter.name)]
+                if asking:
+                    headers[meter.name] = Header(
+                        interval=min(s.interval for s in asking),
+                        polling=tuple(s.name for s in asking),
+                        member=self._member,
+                    )
+            known = self._asks[target.pollster.name, active] = Ask(frozenset(headers), headers)
+        return known
+
+    def silent(self) -> list[tuple[PollingSource, str]]:
+        """The sources that no pollster gives anything, each with a hint."""
+        heard = {source for source, _ in self.pairs()}
+        known = {meter.name for pollster in self._pollsters for meter in pollster.meters}
+        return [
+            (source, nearest(source.meters[0], known) if known and source.meters else "there is no pollster")
+            for source in self.polling.sources
+            if source not in heard
+        ]
+
+    def _intervals_of(self, seconds: tuple[int, ...]) -> Intervals:
+        return self._intervals.setdefault(seconds, Intervals(seconds))
+
+
+def _discoveries(source: PollingSource, pollster: Pollster) -> tuple[str, ...]:
+    if source.discovery:
+        return source.discovery
+    if source.resources or not pollster.discovery:
+        return ()
+    return (pollster.discovery,)
