@@ -80,8 +80,8 @@ class EmbeddedLog:
             for name in TOPICS:
                 db.execute(
                     "INSERT INTO topic (name, partitions, seq, append_time, bytes, placed, begins, ends)"
-                    " SELECT ?1, ?2, 0, 0, 0, 0, ?3, ?3 WHERE NOT EXISTS (SELECT 1 FROM topic WHERE name = ?1)",
-                    (name, partitions, blob([0] * partitions)),
+                    " SELECT :name, :count, 0, 0, 0, 0, :zeros, :zeros WHERE NOT EXISTS (SELECT 1 FROM topic WHERE name = :name)",
+                    {"name": name, "count": partitions, "zeros": blob([0] * partitions)},
                 )
                 (number,) = db.execute("SELECT id FROM topic WHERE name = ?", (name,)).fetchone()
                 # `value` comes last: what stands behind the first page of a long row is read only where it is wanted.
