@@ -378,11 +378,11 @@ class Delta(Difference):
             return []
         self.accept(sample)
         volume = sample.volume - before.volume
-        if not math.isfinite(volume):
-            self.count("not_finite")
-            return []
         if volume < 0 and self.parameters.get("growth_only"):
             self.count("negative")
+            return []
+        if not math.isfinite(volume):
+            self.count("not_finite")
             return []
         return [self.derived(row, volume=volume, type=DELTA, name=self.mapped(sample.name, "name"))]
 
@@ -472,6 +472,8 @@ class Arithmetic(Step):
         sample = row.sample
         if sample.name not in self.meters:
             return []
+        # Without lateness a pane may be expired when it opens: it holds no second row, be that of the same position.
+        out = self.advance(watermark)
         if self.hold:
             self.arrived.append(row)
         if row.interval:
@@ -486,11 +488,11 @@ class Arithmetic(Step):
         waiting = self.panes[period].sets.setdefault(sample.resource_id, self.Set())
         if waiting.published:
             self.count("already_published")
-            return []
+            return out
         waiting.rows[sample.name] = waiting.last = row
         if len(waiting.rows) < len(self.meters):
-            return []
-        return self._joined(waiting, period)
+            return out
+        return out + self._joined(waiting, period)
 
     def passed(self, watermark: int) -> int:
         if watermark in (MIN_TIME, MAX_TIME):

@@ -102,7 +102,7 @@ def logs(draw: st.DrawFn, max_messages: int = 14, *, clean: bool = False) -> lis
             ahead = 400 * SECOND if specs and not clean and len(specs) > 5 else 0
             out.append(Message(append_time, mark=now + ahead))
             continue
-        interval, polling = (0, ()) if kind == "pushed" else POLLINGS[kind]
+        interval, polling = (0, ()) if clean or kind == "pushed" else POLLINGS[kind]
         samples = []
         for spec in specs:
             number += 1
@@ -130,7 +130,6 @@ def _sample(spec: _Spec, now: int, interval: int, number: int, before: Sequence[
         "too_far": now + 3600 * SECOND + 1,
         "ahead": now + (301 + spec.lag) * SECOND,
     }.get(twist, timestamp)
-    polled = interval and not clean
     sample = Sample(
         name=meter,
         type=twist if twist in (GAUGE, DELTA, CUMULATIVE) else KINDS[meter],
@@ -142,7 +141,7 @@ def _sample(spec: _Spec, now: int, interval: int, number: int, before: Sequence[
         timestamp=timestamp,
         metadata=METADATA[spec.whose % 5],
         source=source,
-        id=identity.polled_id(source, meter, resource, timestamp) if polled else number.to_bytes(16, "little"),
+        id=identity.polled_id(source, meter, resource, timestamp) if interval else number.to_bytes(16, "little"),
     )
     return replace_fields(sample, _twisted(twist, sample, spec, before))
 
