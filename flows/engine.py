@@ -17,13 +17,14 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import bytewax.operators as op
+import pyarrow as pa
 from bytewax.dataflow import Dataflow
 from bytewax.inputs import FixedPartitionedSource, Source, StatefulSourcePartition
 from bytewax.operators import StatefulBatchLogic
-from bytewax.outputs import DynamicSink, Sink, StatelessSinkPartition
+from bytewax.outputs import DynamicSink, FixedPartitionedSink, Sink, StatefulSinkPartition, StatelessSinkPartition
 from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.run import cli_main
 
@@ -191,7 +192,49 @@ class LogSource(FixedPartitionedSource[tuple[str, Message], int]):
         return _Partition(reader, partition, begin if resume_state is None else resume_state)
 
 
-def build(plan: Plan, source: Source[tuple[str, Message]], sink: Sink[tuple[str, Output]]) -> Dataflow:
+class _Positioned(StatefulSinkPartition[list[pa.RecordBatch], str]):
+    """A publisher whose place is part of the snapshot."""
+
+    def __init__(self, publisher: Any, resume: str | None) -> None:
+        self._publisher = publisher
+        if resume is not None:
+            publisher.truncate(resume)
+
+    def write_batch(self, values: list[list[pa.RecordBatch]]) -> None:
+        for batches in values:
+            self._publisher.publish(batches)
+        self._publisher.flush()
+
+    def snapshot(self) -> str:
+        position: str = self._publisher.position()
+        return position
+
+    def close(self) -> None:
+        self._publisher.close()
+
+
+class PositionedSink(FixedPartitionedSink[list[pa.RecordBatch], str]):
+    """The publishers that go back to the snapshot's place on resume: each sample is in their output once."""
+
+    def __init__(self, urls: Sequence[str], make: Callable[[str], Any]) -> None:
+        self._urls, self._make = list(urls), make
+
+    def list_parts(self) -> list[str]:
+        return self._urls
+
+    def part_fn(self, item_key: str) -> int:
+        return self._urls.index(item_key)
+
+    def build_part(self, step_id: str, for_part: str, resume_state: str | None) -> _Positioned:
+        return _Positioned(self._make(for_part), resume_state)
+
+
+def build(
+    plan: Plan,
+    source: Source[tuple[str, Message]],
+    sink: Sink[tuple[str, Output]],
+    positioned: PositionedSink | None = None,
+) -> Dataflow:
     """The dataflow: three steps, whatever the pipeline. Keys are the partition's number as text."""
     flow = Dataflow("nephoscope")
     messages = op.input("log", flow, source)
@@ -199,7 +242,15 @@ def build(plan: Plan, source: Source[tuple[str, Message]], sink: Sink[tuple[str,
     def stage(resume: Snapshot | None) -> _Stage:
         return _Stage(plan, State(plan) if resume is None else restore(plan, resume))
 
-    op.output("publish", op.stateful_batch("stage", messages, stage), sink)
+    outputs = op.stateful_batch("stage", messages, stage)
+    op.output("publish", outputs, sink)
+    if positioned is not None:
+        urls = positioned.list_parts()
+
+        def for_urls(item: tuple[str, Output]) -> Iterable[tuple[str, list[pa.RecordBatch]]]:
+            return [(url, item[1].published[url]) for url in urls if url in item[1].published]
+
+        op.output("publish_in_place", op.flat_map("in_place", outputs, for_urls), positioned)
     return flow
 
 

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import signal
+import socket
+import sys
+import threading
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from nephoscope.cli.options import Config, Set, settings_of
+from nephoscope.cli.options import Config, Set, arguments_of, settings_of
+from nephoscope.cli.output import complain
+from nephoscope.cli.supervisor import Child, Supervisor
 
 
 def register(app: typer.Typer) -> None:
@@ -20,6 +28,8 @@ def flow(
     workers: Annotated[
         int | None, typer.Option("--workers", "-w", min=1, help="Processes to run in.", show_default=False)
     ] = None,
+    process_id: Annotated[int | None, typer.Option("--process-id", hidden=True)] = None,
+    addresses: Annotated[str | None, typer.Option("--addresses", hidden=True)] = None,
 ) -> None:
     """Run the pipeline over the topic, from where it was, until SIGINT or SIGTERM.
 
@@ -28,6 +38,38 @@ def flow(
     Example: nephoscope flow --config nephoscope.yaml --workers 4
     """
     settings = settings_of(config, overrides, flow_workers=workers)
-    from flows.engine import run
+    if process_id is None and settings.flow_workers > 1:
+        _cluster(settings.flow_workers, config, overrides)
+        return
+    from flows.pipeline import run
 
-    run(settings)
+    run(settings, process_id, addresses.split(";") if addresses else None)
+
+
+def _cluster(size: int, config: Path | None, overrides: list[str] | None) -> None:
+    """Run the flow in several processes of this host, as one unit: the end of one is the end of all."""
+    addresses = ";".join(_free_addresses(size))
+    base = [sys.executable, "-m", "nephoscope.cli", "flow", *arguments_of(config, overrides), "--addresses", addresses]
+    children = [Child(f"worker {i}", [*base, "--process-id", str(i)]) for i in range(size)]
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    supervisor = Supervisor(children, complain, one_for_all=True)
+    supervisor.start()
+    status = None
+    try:
+        while status is None and not stop.wait(0.1):
+            status = supervisor.watch()
+    finally:
+        supervisor.stop(together=True)
+    if status:
+        raise typer.Exit(status if status > 0 else 1)
+
+
+def _free_addresses(count: int) -> list[str]:
+    """Ports of the loopback interface that nobody uses now: the engine's own traffic is not authenticated."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
