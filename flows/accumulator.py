@@ -12,7 +12,8 @@ import pyarrow as pa
 from flows.interning import I64
 from flows.plan import PlanStep
 from flows.rows import Rows, Strings, Watermarks, batch_of_rows, join_rows, rows_of
-from nephoscope.batch import EMPTY, compact
+from flows.transformer import Context, Transformer, unpack
+from nephoscope.batch import EMPTY, SCHEMA, compact
 from nephoscope.times import MIN_TIME, SECOND
 
 
@@ -41,9 +42,10 @@ class AccumulatorState:
     opened: int = MIN_TIME
 
 
-def accumulator(step: PlanStep, state: AccumulatorState, rows: Rows, marks: Watermarks, strings: Strings) -> Rows:
+def accumulator(step: PlanStep, state: AccumulatorState, rows: Rows, marks: Watermarks, context: Context) -> Rows:
     """The rows of the groups that leave in this call, at the position where they leave."""
     program: Accumulator = step.program
+    strings = context.strings
     if program.size <= 1:
         return rows
     out: list[Rows] = []
@@ -81,3 +83,36 @@ def _leave(state: AccumulatorState, more: Rows, position: int, strings: Strings)
         parts.append(more)
     state.batches, state.polled, state.count, state.opened = [], [], 0, MIN_TIME
     return join_rows(parts, strings) if parts else rows_of(EMPTY, strings, np.empty(0, np.int64), np.empty(0, np.int64))
+
+
+def dump(state: AccumulatorState) -> Any:
+    """The state as plain data."""
+    raw = b""
+    if state.batches:
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, SCHEMA) as writer:
+            writer.write_batch(pa.concat_batches(state.batches))
+        raw = sink.getvalue().to_pybytes()
+    polled = np.concatenate(state.polled) if state.polled else np.empty(0, np.int64)
+    return [raw, polled, state.count, state.opened]
+
+
+def load(_step: PlanStep, packed: Any) -> AccumulatorState:
+    """The state that dump was called on."""
+    raw, polled, count, opened = packed
+    state = AccumulatorState(count=count, opened=opened)
+    if raw:
+        with pa.ipc.open_stream(raw) as reader:
+            state.batches = [reader.read_next_batch()]
+        state.polled = [unpack(polled)]
+    return state
+
+
+TRANSFORMER = Transformer(
+    compile=compile_step,
+    run=accumulator,
+    handed_on=lambda step, marks: marks.floored(1, step.program.max_hold),
+    state=AccumulatorState,
+    dump=dump,
+    load=load,
+)

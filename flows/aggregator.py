@@ -17,6 +17,7 @@ from flows.interning import Columns, I32, I64, SeriesIndex, rounds
 from flows.plan import Options, PlanStep
 from flows.rows import F64, Rows, Strings, Watermarks, join_rows, pool_block
 from flows.target import Target, compile_target, scaled
+from flows.transformer import Context, Transformer, unpack
 from nephoscope import identity
 from nephoscope.times import MAX_TIME, MIN_TIME, NEVER, SECOND
 
@@ -220,20 +221,18 @@ def aggregator(
     state: AggregatorState,
     rows: Rows,
     marks: Watermarks,
-    strings: Strings,
-    source: int,
-    counts: dict[str, int],
+    context: Context,
 ) -> Rows:
     """What is published in this call, in order."""
     program: Aggregator = step.program
     empty = rows.take(slice(0, 0))
     if len(rows):
-        volume, bad = scaled(program.target, rows, strings, counts)
+        volume, bad = scaled(program.target, rows, context.strings, context.counts)
         if bad is not None:
             rows, volume = rows.take(~bad), volume[~bad]
     else:
         volume = rows.volume
-    work = _Work(step, program, state, rows, volume, strings, source, counts)
+    work = _Work(step, program, state, rows, volume, context)
     span = program.span
     if span:
         # Everything closes at multiples of the span: cut the call where the watermark passes one.
@@ -251,7 +250,7 @@ def aggregator(
         if end > begin:
             # Without windows the watermark at the row's own position counts; with them only its tick does.
             work.add(slice(begin, end), watermark)
-    return join_rows([*work.out, empty], strings, [*work.causes, rows.at[:0]])
+    return join_rows([*work.out, empty], context.strings, [*work.causes, rows.at[:0]])
 
 
 class _Work:
@@ -264,26 +263,24 @@ class _Work:
         state: AggregatorState,
         rows: Rows,
         volume: F64,
-        strings: Strings,
-        source: int,
-        counts: dict[str, int],
+        context: Context,
     ) -> None:
         self.step, self.program, self.state, self.rows, self.volume = step, program, state, rows, volume
-        self.strings, self.source, self.counts = strings, source, counts
+        self.context, self.strings, self.source = context, context.strings, context.source
         self.out: list[Rows] = []
         self.causes: list[I64] = []
         if len(rows):
-            self.user = rows.texts("user_id", strings)
-            self.project = rows.texts("project_id", strings)
-            self.metadata = rows.texts("resource_metadata", strings) if program.metadata != "drop" else None
+            self.user = rows.texts("user_id", self.strings)
+            self.project = rows.texts("project_id", self.strings)
+            self.metadata = rows.texts("resource_metadata", self.strings) if program.metadata != "drop" else None
             absent = np.full(len(rows), -1, np.int32)
             self.key = state.keys.find(
                 step,
                 rows.name,
-                rows.resource(strings),
+                rows.resource(self.strings),
                 absent if program.user else self.user,
                 absent if program.project else self.project,
-                strings,
+                self.strings,
             )
 
     def add(self, part: slice, watermark: int) -> None:
@@ -305,7 +302,7 @@ class _Work:
         end = start + self.program.span
         late = watermark >= end
         if late:
-            self.counts["late"] = self.counts.get("late", 0) + len(index)
+            self.context.count("late", len(index))
         self.add_to(self.pane(start, late_closing if late else end, late=late), index, watermark)
 
     def pane(self, start: int, closing: int, *, late: bool) -> Pane:
@@ -479,7 +476,7 @@ class _Work:
             np.zeros(n, np.int64),
         )
         if not finite.all():
-            self.counts["not_finite"] = self.counts.get("not_finite", 0) + int((~finite).sum())
+            self.context.count("not_finite", int((~finite).sum()))
             rows = rows.take(finite)
         self.out.append(rows)
         self.causes.append(np.full(len(rows), -1) if cause is None else cause[finite])
@@ -506,3 +503,53 @@ def _squeeze(pane: Pane, live: npt.NDArray[np.bool_]) -> None:
     pane.columns["live"][len(kept) : pane.count] = False
     pane.count = len(kept)
     pane.slot_of[pane.columns["key"][: pane.count]] = np.arange(pane.count, dtype=np.int32)
+
+
+def dump(state: AggregatorState) -> Any:
+    """The state as plain data."""
+    keys, slots, size = state.keys.index.dump()
+    panes = [
+        [p.start, p.closing, p.late, p.count, p.columns.dump(p.count), list(p.parts.items())] for p in state.panes.values()
+    ]
+    others = [[list(k), v] for k, v in state.keys.others.items()]
+    return [keys, slots, size, state.keys.columns.dump(size), others, panes]
+
+
+def load(_step: PlanStep, packed: Any) -> AggregatorState:
+    """The state that dump was called on."""
+    keys, slots, size, columns, others, panes = packed
+    state = AggregatorState()
+    state.keys.others = {(k[0], k[1], k[2]): v for k, v in others}
+    state.keys.index.load(unpack(keys), unpack(slots), size)
+    state.keys.index.reserve(state.keys.others.values())
+    state.keys.columns.load({name: unpack(a) for name, a in columns.items()}, size)
+    for start, closing, late, count, arrays, parts in panes:
+        pane = Pane(start, closing, late, count)
+        pane.columns.load({name: unpack(a) for name, a in arrays.items()}, count)
+        pane.parts = dict(parts)
+        pane.room(size)
+        live = np.flatnonzero(pane.columns["live"][:count])
+        pane.slot_of[pane.columns["key"][live]] = live
+        state.panes[start, closing] = pane
+    return state
+
+
+def _handed_on(step: PlanStep, marks: Watermarks) -> Watermarks:
+    program: Aggregator = step.program
+    return marks.floored(program.span, program.span) if program.span else marks.floored(1, program.ttl)
+
+
+def _forget(_step: PlanStep, state: AggregatorState, _watermark: int, _ttl: int) -> None:
+    state.forget()
+
+
+TRANSFORMER = Transformer(
+    compile=compile_step,
+    run=aggregator,
+    handed_on=_handed_on,
+    state=AggregatorState,
+    dump=dump,
+    load=load,
+    used=AggregatorState.used,
+    forget=_forget,
+)

@@ -16,8 +16,9 @@ import numpy.typing as npt
 
 from flows.interning import Columns, I32, I64
 from flows.plan import DEFAULT_JOIN_INTERVAL, Options, PlanSink, PlanStep
-from flows.rows import F64, Rows, Strings, Watermarks, join_rows, pool_block
+from flows.rows import F64, Rows, Watermarks, join_rows, pool_block
 from flows.target import Target, compile_target, unusable
+from flows.transformer import Context, Transformer, unpack
 from nephoscope import identity
 from nephoscope.expressions import JoinExpression, compile_join
 from nephoscope.sample import TYPES
@@ -143,12 +144,11 @@ def arithmetic(
     state: ArithmeticState,
     rows: Rows,
     marks: Watermarks,
-    strings: Strings,
-    source: int,
-    counts: dict[str, int],
+    context: Context,
 ) -> Rows:
     """The sets that became complete, in order. Rows of meters that the expression does not name are swallowed."""
     program: Arithmetic = step.program
+    strings = context.strings
     meter_numbers = [strings.names.number(m) for m in program.meters]
     meter = np.full(len(rows), -1, np.int64)
     for m, number in enumerate(meter_numbers):
@@ -166,7 +166,7 @@ def arithmetic(
         end = np.where(polled, rows.time + 1, start + span)
     watermark = np.ascontiguousarray(marks.at(rows.position))
     expiry = np.maximum(end, np.where(watermark <= MIN_TIME, MIN_TIME, watermark + program.lateness))
-    work = _Work(step, program, state, rows, meter, period, end, expiry, strings, source, counts)
+    work = _Work(step, program, state, rows, meter, period, end, expiry, context)
     work.watermark = watermark
     work.resource = rows.resource(strings) if len(rows) else np.empty(0, np.int32)
     done, n = 0, len(rows)
@@ -207,23 +207,17 @@ class _Work:
         period: I64,
         end: I64,
         expiry: I64,
-        strings: Strings,
-        source: int,
-        counts: dict[str, int],
+        context: Context,
     ) -> None:
         self.step, self.program, self.state, self.rows = step, program, state, rows
         self.meter, self.period, self.end, self.expiry = meter, period, end, expiry
-        self.strings, self.source, self.counts = strings, source, counts
+        self.context, self.strings, self.source = context, context.strings, context.source
         self.out: list[Rows] = []
         self.causes: list[I64] = []
         self.full = np.uint64((1 << len(program.meters)) - 1)
         self.resource: I32
         self.watermark: I64
         self.touched: set[int] = set()
-
-    def count(self, reason: str, number: int) -> None:
-        if number:
-            self.counts[reason] = self.counts.get(reason, 0) + number
 
     def add(self, start: int, stop: int) -> None:
         """Rows start..stop, during which no pane expires."""
@@ -274,7 +268,7 @@ class _Work:
         meter = self.meter[index]
         done = columns["done"][slot]
         if done.any():
-            self.count("already_published", int(done.sum()))
+            self.context.count("already_published", int(done.sum()))
             if self.program.hold:
                 self.remember(index[done])
             index, slot, meter = index[~done], slot[~done], meter[~done]
@@ -335,7 +329,7 @@ class _Work:
         target = program.target
         if target.maximum != np.inf:
             volume = np.minimum(volume, target.maximum)
-        bad = unusable(volume, failed if failed.any() else None, self.counts)
+        bad = unusable(volume, failed if failed.any() else None, self.context.counts)
         keys = strings.resource_lanes(resource)
         base = identity.base_key(("join", self.step.sink, self.step.position))
         hi, lo = identity.keyed(*base, keys[:, 0], keys[:, 1], np.full(len(slots), pane.period))
@@ -369,7 +363,7 @@ class _Work:
             open_sets = np.flatnonzero(~pane.columns["done"][: pane.count])
             if self.program.hold and len(open_sets):
                 open_sets = self.fill(pane, open_sets, marks.reaches(expiry))
-            self.count("incomplete", len(open_sets))
+            self.context.count("incomplete", len(open_sets))
 
     def fill(self, pane: Pane, slots: I64, position: int) -> I64:
         """Publish those of these sets that held rows complete; the rest is returned."""
@@ -538,3 +532,39 @@ class _KeptColumns(_Volumes):
         return self.column(stem), strings.texts.values
 
 
+def dump(state: ArithmeticState) -> Any:
+    """The state as plain data."""
+    panes = [[p.period, p.end, p.expiry, p.count, p.columns.dump(p.count)] for p in state.panes.values()]
+    held = [[list(key), [[h.time, h.volume, h.late, list(h.kept)] for h in rows]] for key, rows in state.held.items()]
+    return [panes, held]
+
+
+def load(step: PlanStep, packed: Any) -> ArithmeticState:
+    """The state that dump was called on."""
+    state = ArithmeticState()
+    for period, end, expiry, count, columns in packed[0]:
+        pane = new_pane(period, end, expiry, step.program)
+        pane.count = count
+        pane.columns.load({name: unpack(a) for name, a in columns.items()}, count)
+        pane.slot_of = {r: i for i, r in enumerate(pane.columns["resource"][:count].tolist())}
+        state.panes[period] = pane
+    for (resource, meter), rows in packed[1]:
+        state.held[resource, meter] = [Held(time, volume, late, tuple(kept)) for time, volume, late, kept in rows]
+    return state
+
+
+def _forget(step: PlanStep, state: ArithmeticState, watermark: int, _ttl: int) -> None:
+    program: Arithmetic = step.program
+    state.forget(watermark - program.hold - program.lateness - program.interval)
+
+
+TRANSFORMER = Transformer(
+    compile=compile_step,
+    run=arithmetic,
+    handed_on=lambda step, marks: marks.floored(step.program.interval, step.program.lateness),
+    state=ArithmeticState,
+    dump=dump,
+    load=load,
+    used=ArithmeticState.used,
+    forget=_forget,
+)

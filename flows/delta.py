@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from flows.interning import Columns
+from flows.one_to_one import one_step
 from flows.rows import DELTA, Bools, F64, I32, I64
 from flows.target import Target, compile_target
+from flows.transformer import Transformer
 from nephoscope.times import NEVER
 
 COLUMNS = {"time": (np.int64, NEVER), "volume": (np.float64, 0.0)}
@@ -75,3 +77,6 @@ def delta(
             counts["negative"] = counts.get("negative", 0) + count
         publish = publish & ~negative
     return difference, publish
+
+
+TRANSFORMER = Transformer(compile=compile_step, run=one_step, shared=COLUMNS, function=delta)

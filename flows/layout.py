@@ -21,7 +21,6 @@ from flows.one_to_one import Entries
 from flows.plan import Plan, PlanStep
 from flows.rows import I8, Block, Bools, Rows, content_key, kinds_of
 from flows.state import State
-from flows.transformers import ONE_TO_ONE
 from nephoscope.batch import Header, int_column
 
 CACHED_ROWS = 4096
@@ -114,7 +113,7 @@ class Layout:
                 continue
             first = sink.steps[0]
             index = np.arange(n) if mask is None else np.flatnonzero(mask)
-            if first.kind in ONE_TO_ONE:
+            if first.transformer.shared is not None:
                 self.present.add(first.number)
                 groups.setdefault((first.kind, len(sink.steps) == 1), []).append((first, index))
             else:

@@ -31,7 +31,8 @@ from flows.rows import (
     dictionary,
     times,
 )
-from flows.target import ScaleColumns, Target, unusable
+from flows.target import ScaleColumns, Target
+from flows.transformer import Context
 from nephoscope import identity
 from nephoscope.times import MAX_TIME, NEVER
 
@@ -261,10 +262,7 @@ def run(
     rows: Rows,
     entries: Entries,
     marks: Watermarks,
-    ttl: int,
-    strings: Strings,
-    caches: dict[Any, Any],
-    counts: dict[str, int],
+    context: Context,
 ) -> Derived:
     """Pass the entries of rows through a transformer's function, then scale."""
     at = entries.at
@@ -277,7 +275,16 @@ def run(
     publish: Bools | None
     if entries.rounds is None:
         out, publish = function(
-            columns, entries.slot, volume, time, measured, entries.cumulative, watermark, ttl, growth_only, counts
+            columns,
+            entries.slot,
+            volume,
+            time,
+            measured,
+            entries.cumulative,
+            watermark,
+            context.ttl,
+            growth_only,
+            context.counts,
         )
     else:
         out = np.empty(len(at))
@@ -291,9 +298,9 @@ def run(
                 measured[part],
                 entries.cumulative[part],
                 watermark if isinstance(watermark, int) else watermark[part],
-                ttl,
+                context.ttl,
                 growth_only if isinstance(growth_only, bool) else growth_only[part],
-                counts,
+                context.counts,
             )
             out[part] = some
             if mask is not None:
@@ -302,20 +309,27 @@ def run(
             publish = None
     if not isinstance(entries.factor, float):
         out = out * entries.factor
-    failed = _scale(out, rows, entries, publish, strings, caches)
+    failed = _scale(out, rows, entries, context)
     if entries.maximum is not None:
         out = np.minimum(out, entries.maximum)
     finite = np.isfinite(out)
     if failed is not None or not finite.all():
         wanted = np.ones(len(out), bool) if publish is None else publish
         wrong = ~finite if failed is None else ~finite | failed
-        failures = {"expression": 0 if failed is None else int((failed & wanted).sum())}
-        failures["not_finite"] = int((wrong & wanted).sum()) - failures["expression"]
-        for reason, count in failures.items():
-            if count:
-                counts[reason] = counts.get(reason, 0) + count
+        errors = 0 if failed is None else int((failed & wanted).sum())
+        context.count("expression", errors)
+        context.count("not_finite", int((wrong & wanted).sum()) - errors)
         publish = wanted & ~wrong
     return Derived(rows, entries, out, publish)
+
+
+def one_step(step: PlanStep, series: SeriesState, rows: Rows, marks: Watermarks, context: Context) -> Rows:
+    """All rows through one step: Transformer.run of what keeps predecessors."""
+    if not len(rows):
+        return rows
+    everything = [(step, np.arange(len(rows)))]
+    entries = enter(series, rows, rows.resource(context.strings), everything, context.strings, context.source)
+    return run(step.transformer.function, series, rows, entries, marks, context).of(slice(0, len(rows)))
 
 
 def _growth_only(entries: Entries) -> Bools | bool:
@@ -325,18 +339,16 @@ def _growth_only(entries: Entries) -> Bools | bool:
     return np.repeat(flags, [part.stop - part.start for _, part in entries.slices])
 
 
-def _scale(
-    out: F64, rows: Rows, entries: Entries, publish: Bools | None, strings: Strings, caches: dict[Any, Any]
-) -> Bools | None:
+def _scale(out: F64, rows: Rows, entries: Entries, context: Context) -> Bools | None:
     """Multiply by the value of each step's expression, in place; a mask of the entries whose expression fails."""
     failed: Bools | None = None
     for target, part in entries.scaled:
         scale = target.scale
         assert scale is not None
         if scale.reads == ("resource_metadata",):
-            value, bad = by_metadata(target, rows, entries.at[part], caches)
+            value, bad = by_metadata(target, rows, entries.at[part], context.caches)
         else:
-            value, bad = scale.evaluate(ScaleColumns(rows.take(entries.at[part]), strings))
+            value, bad = scale.evaluate(ScaleColumns(rows.take(entries.at[part]), context.strings))
         out[part] *= value
         if bad.any():
             if failed is None:
@@ -375,5 +387,3 @@ class _Texts:
     def words(self, name: str) -> tuple[I32, Sequence[str]]:
         return np.arange(self.length, dtype=np.int32), self._values
 
-
-__all__ = ["Derived", "Entries", "SeriesState", "by_metadata", "enter", "run", "unusable"]

@@ -7,12 +7,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nephoscope.matching import MeterFilter
 from nephoscope.pipeline import Pipeline, Sink, Source, Step
 from nephoscope.sample import DEFAULT_SOURCE
 from nephoscope.times import SECOND
+
+if TYPE_CHECKING:
+    from flows.transformer import Transformer
 
 DEFAULT_JOIN_INTERVAL = 60
 
@@ -43,6 +46,7 @@ class PlanStep:
     position: int
     kind: str
     program: Any
+    transformer: Transformer = field(repr=False, compare=False)
 
     @property
     def key(self) -> str:
@@ -94,7 +98,7 @@ class Plan:
 
 def compile_plan(pipeline: Pipeline, options: Options | None = None) -> Plan:
     """The plan of a loaded pipeline. The loader has found what is wrong with it."""
-    from flows.transformers import COMPILERS
+    from flows.transformers import transformer
 
     options = options or Options()
     sinks: list[PlanSink] = []
@@ -106,8 +110,9 @@ def compile_plan(pipeline: Pipeline, options: Options | None = None) -> Plan:
         own: list[PlanStep] = []
         draft = PlanSink(len(sinks), sink.name, sources, (), tuple(sink.publishers))
         for position, step in enumerate(sink.steps):
-            program = COMPILERS[step.name](step.parameters, options, draft)
-            own.append(PlanStep(len(steps) + len(own) + 1, sink.name, position, step.name, program))
+            kind = transformer(step.name)
+            program = kind.compile(step.parameters, options, draft)
+            own.append(PlanStep(len(steps) + len(own) + 1, sink.name, position, step.name, program, kind))
         steps += own
         sinks.append(PlanSink(draft.index, sink.name, sources, tuple(own), draft.publishers))
     plan = Plan(tuple(sinks), tuple(steps), options, pipeline.polling_from_pipeline, _fingerprint(pipeline, options))

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from flows.interning import Columns
+from flows.one_to_one import one_step
 from flows.rows import GAUGE, Bools, F64, I32, I64
 from flows.target import Target, compile_target
+from flows.transformer import Transformer
 from nephoscope.times import NEVER
 
 COLUMNS = {"time": (np.int64, NEVER), "measured": (np.int64, NEVER), "volume": (np.float64, 0.0)}
@@ -77,3 +79,6 @@ def rate_of_change(
     rate = np.zeros(len(slot))
     np.divide(growth, gap / 1e6, out=rate, where=publish)
     return rate, publish
+
+
+TRANSFORMER = Transformer(compile=compile_step, run=one_step, shared=COLUMNS, function=rate_of_change)

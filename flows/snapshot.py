@@ -13,14 +13,11 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from flows.accumulator import AccumulatorState
-from flows.aggregator import AggregatorState, Pane
-from flows.arithmetic import ArithmeticState, Held, new_pane
-from flows.interning import Columns, Interner, SeriesIndex
+from flows.interning import Interner
 from flows.one_to_one import MAX_STEPS, STEP_BITS, SeriesState
-from flows.plan import Plan, PlanStep
+from flows.plan import Plan
 from flows.state import State
-from nephoscope.batch import SCHEMA
+from flows.transformer import unpack
 from nephoscope.errors import NephoscopeError
 
 VERSION = 1
@@ -69,16 +66,12 @@ def _from_bytes(raw: bytes) -> Snapshot:
     return Snapshot(None, raw)
 
 
-def _pack_array(value: Any) -> Any:
+def _packunpack(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return [value.dtype.str, np.ascontiguousarray(value).view(np.uint8).data if value.size else b""]
     if isinstance(value, np.generic):
         return value.item()
     raise NotImplementedError(type(value))
-
-
-def _array(packed: Any) -> np.ndarray[Any, Any]:
-    return np.frombuffer(packed[1], np.dtype(packed[0])).copy()
 
 
 def take(plan: Plan, state: State) -> Snapshot:
@@ -89,9 +82,8 @@ def take(plan: Plan, state: State) -> Snapshot:
         series[kind] = [keys, slots, size, kept.columns.dump(size)]
     steps = []
     for step in plan.steps:
-        held = state.steps.get(step.number)
-        if held is not None:
-            steps.append([step.key, _DUMPS[step.kind](held)])
+        if step.transformer.dump is not None:
+            steps.append([step.key, step.transformer.dump(state.steps[step.number])])
     return Snapshot(
         {
             "fingerprint": plan.fingerprint,
@@ -126,11 +118,11 @@ def restore(plan: Plan, snapshot: Snapshot) -> State:
     for kind, (keys, slots, size, columns) in parts["series"].items():
         kept = state.series.get(kind)
         if kept is not None:
-            _load_series(kept, _array(keys), _array(slots), size, columns, None if same else numbers)
+            _load_series(kept, unpack(keys), unpack(slots), size, columns, None if same else numbers)
     for key, packed in parts["steps"]:
         step = known.get(key)
-        if step is not None:
-            state.steps[step.number] = _LOADS[step.kind](step, packed)
+        if step is not None and step.transformer.load is not None:
+            state.steps[step.number] = step.transformer.load(step, packed)
     return state
 
 
@@ -145,97 +137,7 @@ def _load_series(
         order = np.argsort(keys)
         keys, slots = keys[order], slots[order]
     kept.index.load(keys, slots.astype(np.int32), size)
-    kept.columns.load({name: _array(a) for name, a in columns.items()}, size)
+    kept.columns.load({name: unpack(a) for name, a in columns.items()}, size)
     unused = np.ones(size, bool)
     unused[slots] = False
     kept.columns.clear(np.flatnonzero(unused))
-
-
-def _dump_columns(columns: Columns, count: int) -> dict[str, Any]:
-    return dict(columns.dump(count))
-
-
-def _dump_arithmetic(state: ArithmeticState) -> Any:
-    panes = [[p.period, p.end, p.expiry, p.count, _dump_columns(p.columns, p.count)] for p in state.panes.values()]
-    held = [[list(key), [[h.time, h.volume, h.late, list(h.kept)] for h in rows]] for key, rows in state.held.items()]
-    return [panes, held]
-
-
-def _load_arithmetic(step: PlanStep, packed: Any) -> ArithmeticState:
-    state = ArithmeticState()
-    for period, end, expiry, count, columns in packed[0]:
-        pane = new_pane(period, end, expiry, step.program)
-        pane.count = count
-        pane.columns.load({name: _array(a) for name, a in columns.items()}, count)
-        pane.slot_of = {r: i for i, r in enumerate(pane.columns["resource"][:count].tolist())}
-        state.panes[period] = pane
-    for (resource, meter), rows in packed[1]:
-        state.held[resource, meter] = [Held(time, volume, late, tuple(kept)) for time, volume, late, kept in rows]
-    return state
-
-
-def _dump_aggregator(state: AggregatorState) -> Any:
-    keys, slots, size = state.keys.index.dump()
-    panes = [
-        [p.start, p.closing, p.late, p.count, _dump_columns(p.columns, p.count), list(p.parts.items())]
-        for p in state.panes.values()
-    ]
-    others = [[list(k), v] for k, v in state.keys.others.items()]
-    return [keys, slots, size, _dump_columns(state.keys.columns, size), others, panes]
-
-
-def _load_aggregator(_step: PlanStep, packed: Any) -> AggregatorState:
-    keys, slots, size, columns, others, panes = packed
-    state = AggregatorState()
-    state.keys.others = {(k[0], k[1], k[2]): v for k, v in others}
-    state.keys.index = _index(_array(keys), _array(slots), size, set(state.keys.others.values()))
-    state.keys.columns.load({name: _array(a) for name, a in columns.items()}, size)
-    for start, closing, late, count, arrays, parts in panes:
-        pane = Pane(start, closing, late, count)
-        pane.columns.load({name: _array(a) for name, a in arrays.items()}, count)
-        pane.parts = dict(parts)
-        pane.room(size)
-        live = np.flatnonzero(pane.columns["live"][:count])
-        pane.slot_of[pane.columns["key"][live]] = live
-        state.panes[start, closing] = pane
-    return state
-
-
-def _index(keys: Any, slots: Any, size: int, others: set[int]) -> SeriesIndex:
-    index = SeriesIndex()
-    index.load(keys, slots.astype(np.int32), size)
-    index.reserve(others)
-    return index
-
-
-def _dump_accumulator(state: AccumulatorState) -> Any:
-    raw = b""
-    if state.batches:
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, SCHEMA) as writer:
-            writer.write_batch(pa.concat_batches(state.batches))
-        raw = sink.getvalue().to_pybytes()
-    polled = np.concatenate(state.polled) if state.polled else np.empty(0, np.int64)
-    return [raw, polled, state.count, state.opened]
-
-
-def _load_accumulator(_step: PlanStep, packed: Any) -> AccumulatorState:
-    raw, polled, count, opened = packed
-    state = AccumulatorState(count=count, opened=opened)
-    if raw:
-        with pa.ipc.open_stream(raw) as reader:
-            state.batches = [reader.read_next_batch()]
-        state.polled = [_array(polled)]
-    return state
-
-
-_DUMPS: dict[str, Any] = {
-    "accumulator": _dump_accumulator,
-    "aggregator": _dump_aggregator,
-    "arithmetic": _dump_arithmetic,
-}
-_LOADS: dict[str, Any] = {
-    "accumulator": _load_accumulator,
-    "aggregator": _load_aggregator,
-    "arithmetic": _load_arithmetic,
-}

@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from flows import accumulator, aggregator, arithmetic, one_to_one, unit_conversion
+from flows import one_to_one
 from flows.dedupe import dedupe
 from flows.layout import Layout, layout_of
 from flows.plan import Plan, PlanStep
 from flows.interning import I64
 from flows.rows import Bools, Rows, Watermarks, batch_of_rows, rows_of
 from flows.state import State
-from flows.transformers import ONE_TO_ONE, handed_on
+from flows.transformer import Context
 from flows.validity import refused
 from nephoscope.batch import EMPTY, Batch, decode
 from nephoscope.errors import BatchError
@@ -244,19 +244,10 @@ def _sinks(
         _kept(plan, layout, rows, out, exact=exact)
         endings = []
         for kind, entries, ending in layout.entries:
-            failures: dict[str, int] = {}
-            derived = one_to_one.run(
-                ONE_TO_ONE[kind][0],
-                state.series[kind],
-                rows,
-                entries,
-                marks,
-                plan.options.micros("series_ttl"),
-                state.strings,
-                state.caches,
-                failures,
-            )
-            for reason, count in failures.items():
+            context = _context(plan, state)
+            function = entries.slices[0][0].transformer.function
+            derived = one_to_one.run(function, state.series[kind], rows, entries, marks, context)
+            for reason, count in context.counts.items():
                 out.counts[kind, reason] += count
             if ending and not exact:
                 endings.append(derived)
@@ -279,7 +270,7 @@ def _sinks(
         if not sink.steps:
             continue
         first = sink.steps[0]
-        if first.kind in ONE_TO_ONE:
+        if first.transformer.shared is not None:
             if layout is not None and first.number in layout.present:
                 continue
             if len(sink.steps) > 1:
@@ -296,7 +287,7 @@ def _chain(
     """Take rows through a sink's steps from `first` on (without the first `skip` of them), and publish."""
     sink = plan.sink_of[first.number]
     for step in sink.steps[:skip]:
-        marks = handed_on(step, marks)
+        marks = step.transformer.handed_on(step, marks)
     for step in sink.steps[skip:]:
         rows, marks = _step(plan, state, step, rows, marks, out.counts)
     _publish(state, sink.name, sink.publishers, rows, out, exact=exact)
@@ -305,41 +296,17 @@ def _chain(
 def _step(
     plan: Plan, state: State, step: PlanStep, rows: Rows, marks: Watermarks, counts: Counter[tuple[str, str]]
 ) -> tuple[Rows, Watermarks]:
-    """One step of one sink."""
-    strings = state.strings
-    source = strings.sources.number(plan.options.sample_source)
-    failures: dict[str, int] = {}
-    match step.kind:
-        case "rate_of_change" | "delta":
-            if len(rows):
-                series = state.series[step.kind]
-                everything = np.arange(len(rows))
-                entries = one_to_one.enter(
-                    series, rows, rows.resource(strings), [(step, everything)], strings, source
-                )
-                rows = one_to_one.run(
-                    ONE_TO_ONE[step.kind][0],
-                    series,
-                    rows,
-                    entries,
-                    marks,
-                    plan.options.micros("series_ttl"),
-                    strings,
-                    state.caches,
-                    failures,
-                ).of(slice(0, len(rows)))
-        case "unit_conversion":
-            if len(rows):
-                rows = unit_conversion.unit_conversion(step, rows, strings, source, failures)
-        case "arithmetic":
-            rows = arithmetic.arithmetic(step, state.steps[step.number], rows, marks, strings, source, failures)
-        case "aggregator":
-            rows = aggregator.aggregator(step, state.steps[step.number], rows, marks, strings, source, failures)
-        case "accumulator":
-            rows = accumulator.accumulator(step, state.steps[step.number], rows, marks, strings)
-    for reason, count in failures.items():
+    """One step of one sink, and the watermarks that it hands on."""
+    context = _context(plan, state)
+    rows = step.transformer.run(step, state.steps.get(step.number), rows, marks, context)
+    for reason, count in context.counts.items():
         counts[f"{step.sink}[{step.position}]:{step.kind}", reason] += count
-    return rows, handed_on(step, marks)
+    return rows, step.transformer.handed_on(step, marks)
+
+
+def _context(plan: Plan, state: State) -> Context:
+    source = state.strings.sources.number(plan.options.sample_source)
+    return Context(state.strings, source, plan.options.micros("series_ttl"), state.caches)
 
 
 def _publish(

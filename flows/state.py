@@ -9,31 +9,28 @@ import numpy as np
 import numpy.typing as npt
 
 from flows import dedupe
-from flows.accumulator import AccumulatorState
-from flows.aggregator import AggregatorState
-from flows.arithmetic import ArithmeticState
 from flows.one_to_one import MAX_NAMES, SeriesState
 from flows.plan import Plan
 from flows.rows import Strings, Watermarks
-from flows.transformers import ONE_TO_ONE, handed_on
 from nephoscope.times import MIN_TIME
-
-_KEPT_BY_STEP = {"accumulator": AccumulatorState, "aggregator": AggregatorState, "arithmetic": ArithmeticState}
-
 
 class State:
     """One partition's state: plain data and numpy columns; no locks, no clocks, no engine."""
 
-    __slots__ = ("caches", "forgotten", "ids", "layouts", "series", "steps", "strings", "swept", "totals", "watermark")
+    __slots__ = ("caches", "forgotten", "ids", "layouts", "plan_steps", "series", "steps", "strings", "swept", "totals", "watermark")
 
     def __init__(self, plan: Plan) -> None:
         self.watermark = MIN_TIME
         self.strings = Strings()
         self.ids = dedupe.SeenIds(plan.options.micros("dedupe_horizon"))
         self.series = {"dedupe": SeriesState(dedupe.COLUMNS)}
-        for kind in {s.kind for s in plan.steps} & ONE_TO_ONE.keys():
-            self.series[kind] = SeriesState(ONE_TO_ONE[kind][1])
-        self.steps: dict[int, Any] = {s.number: _KEPT_BY_STEP[s.kind]() for s in plan.steps if s.kind in _KEPT_BY_STEP}
+        self.steps: dict[int, Any] = {}
+        for step in plan.steps:
+            if step.transformer.shared is not None:
+                self.steps[step.number] = self.series.setdefault(step.kind, SeriesState(step.transformer.shared))
+            elif step.transformer.state is not None:
+                self.steps[step.number] = step.transformer.state()
+        self.plan_steps = plan.steps
         self.totals: dict[str, int] = {}
         """Counts since the first message, by name: part of the state, so a restart does not forget them."""
         self.forgotten = MIN_TIME
@@ -58,13 +55,8 @@ class State:
             marks = Watermarks.constant(self.watermark)
             for step in sink.steps:
                 before[step.number] = marks.last - ttl
-                kept = self.steps.get(step.number)
-                if isinstance(kept, ArithmeticState):
-                    program = step.program
-                    kept.forget(marks.last - program.hold - program.lateness - program.interval)
-                elif isinstance(kept, AggregatorState):
-                    kept.forget()
-                marks = handed_on(step, marks)
+                step.transformer.forget(step, self.steps.get(step.number), marks.last, ttl)
+                marks = step.transformer.handed_on(step, marks)
         gone = sum(series.forget(before) for series in self.series.values())
         self.layouts.clear()
         self.sweep()
@@ -91,6 +83,5 @@ class State:
     def _used(self) -> Iterator[tuple[str, npt.NDArray[Any]]]:
         for series in self.series.values():
             yield "resources", series.resources()
-        for kept in self.steps.values():
-            if hasattr(kept, "used"):
-                yield from kept.used()
+        for step in self.plan_steps:
+            yield from step.transformer.used(self.steps.get(step.number))

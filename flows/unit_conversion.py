@@ -10,8 +10,9 @@ import numpy as np
 
 from flows.one_to_one import origins
 from flows.plan import PlanStep
-from flows.rows import ARRAYS, Bools, Rows, Strings
+from flows.rows import ARRAYS, Bools, Rows, Watermarks
 from flows.target import Target, compile_target, scaled
+from flows.transformer import Context, Transformer
 from nephoscope import identity
 from nephoscope.times import NEVER
 
@@ -29,15 +30,17 @@ def compile_step(parameters: Mapping[str, Any], _options: Any, _sink: Any) -> Un
     return UnitConversion(compile_target(parameters), (parameters.get("source") or {}).get("unit") or "")
 
 
-def unit_conversion(step: PlanStep, rows: Rows, strings: Strings, source: int, counts: dict[str, int]) -> Rows:
+def unit_conversion(step: PlanStep, _state: None, rows: Rows, _marks: Watermarks, context: Context) -> Rows:
     """The converted rows, in order; those of another unit than `source.unit` as they came."""
     program: UnitConversion = step.program
+    if not len(rows):
+        return rows
     if program.unit:
-        fits = rows.unit == strings.units.number(program.unit)
+        fits = rows.unit == context.strings.units.number(program.unit)
         if not fits.any():
             return rows
         if not fits.all():
-            converted, some = _convert(step, rows.take(fits), strings, source, counts)
+            converted, some = _convert(step, rows.take(fits), context)
             mixed = rows.take(slice(None))
             for name in ARRAYS:
                 column = getattr(rows, name).copy()
@@ -48,16 +51,15 @@ def unit_conversion(step: PlanStep, rows: Rows, strings: Strings, source: int, c
             bad = np.zeros(len(rows), bool)
             bad[fits] = some
             return mixed.take(~bad)
-    out, bad_rows = _convert(step, rows, strings, source, counts)
+    out, bad_rows = _convert(step, rows, context)
     return out if bad_rows is None else out.take(~bad_rows)
 
 
-def _convert(
-    step: PlanStep, rows: Rows, strings: Strings, source: int, counts: dict[str, int]
-) -> tuple[Rows, Bools | None]:
+def _convert(step: PlanStep, rows: Rows, context: Context) -> tuple[Rows, Bools | None]:
     """Every row converted, and which of them failed."""
+    strings = context.strings
     target: Target = step.program.target
-    volume, bad = scaled(target, rows, strings, counts)
+    volume, bad = scaled(target, rows, strings, context.counts)
     hi, lo = identity.mix(rows.hi, rows.lo, *identity.step_key(step.sink, step.position))
     out = Rows(
         rows.block,
@@ -66,7 +68,7 @@ def _convert(
         target.names(rows.name, strings.names),
         rows.kind if target.kind < 0 else np.full(len(rows), target.kind, np.int8),
         target.units(rows.unit, strings.units),
-        np.full(len(rows), source, np.int32),
+        np.full(len(rows), context.source, np.int32),
         origins(rows, np.arange(len(rows)), step, strings),
         volume,
         rows.time,
@@ -77,3 +79,6 @@ def _convert(
         rows.polled,
     )
     return out, bad
+
+
+TRANSFORMER = Transformer(compile=compile_step, run=unit_conversion)
