@@ -34,14 +34,14 @@ MINUTE = 60 * SECOND
 
 @dataclass(frozen=True)
 class Options:
-    """The settings that semantics.md names; times in microseconds."""
+    """The settings that semantics.md names; times in microseconds. The defaults are those of conf/nephoscope.yaml."""
 
-    lateness: int = 10 * MINUTE
-    max_future: int = 1440 * MINUTE
-    max_ahead: int = 5 * MINUTE
-    dedupe_horizon: int = 60 * MINUTE
-    series_ttl: int = 1440 * MINUTE
-    max_sample_bytes: int = 65536
+    lateness: int = 120 * SECOND
+    max_ahead: int = 300 * SECOND
+    max_future: int = 86400 * SECOND
+    dedupe_horizon: int = 3600 * SECOND
+    series_ttl: int = 86400 * SECOND
+    max_sample_bytes: int = 262_144
     sample_source: str = DEFAULT_SOURCE
 
 
@@ -736,7 +736,7 @@ def _is_object(text: str) -> bool:
 
 
 def _micros(seconds: Any) -> int:
-    return round(seconds * SECOND)
+    return int(round(seconds * SECOND))
 
 
 def _mixed(hi: int, lo: int, key_hi: Any, key_lo: Any) -> bytes:

@@ -10,14 +10,16 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from hypothesis import strategies as st
 
 from nephoscope import identity
 from nephoscope.sample import CUMULATIVE, DELTA, GAUGE, Sample
-from nephoscope.times import NEVER, SECOND, TOO_LATE
+from nephoscope.times import SECOND, TOO_LATE
 from tests.reference import Message, Options
+
+M = TypeVar("M")
 
 START = 1_577_880_000 * SECOND
 """2020-01-01 12:00, a multiple of every interval used here."""
@@ -102,7 +104,7 @@ def logs(draw: st.DrawFn, max_messages: int = 14, *, clean: bool = False) -> lis
             ahead = 400 * SECOND if specs and not clean and len(specs) > 5 else 0
             out.append(Message(append_time, mark=now + ahead))
             continue
-        interval, polling = (0, ()) if clean or kind == "pushed" else POLLINGS[kind]
+        interval, polling = (0, ()) if clean or kind == "pushed" else POLLINGS[int(kind)]
         samples = []
         for spec in specs:
             number += 1
@@ -184,7 +186,13 @@ _SCALES: tuple[Any, ...] = (
 )
 _EXPRESSIONS = (
     *("$(cpu) + $(mem)", "$(cpu) - $(mem)", "100.0 * $(mem) / ($(cpu) or 1)"),
-    *("$(cpu) + $(mem)", "$(cpu) / $(mem)", "100 * $(net.in) / ($(net.in) + $(net.out))", "$(mem) * 2", "$(x) - $(cpu)"),
+    *(
+        "$(cpu) + $(mem)",
+        "$(cpu) / $(mem)",
+        "100 * $(net.in) / ($(net.in) + $(net.out))",
+        "$(mem) * 2",
+        "$(x) - $(cpu)",
+    ),
     *("$(cpu) * $(mem).resource_metadata.n", "$(io) + $(cpu) + $(mem)", "$(mem) + $(y)", "$(cpu) + $(cpu)"),
 )
 _NAMES = (None, None, "x", "y", "cpu", "mem")
@@ -305,9 +313,10 @@ def cuts(most: int = 14) -> st.SearchStrategy[list[int]]:
     return st.lists(st.integers(1, most), min_size=1, max_size=5)
 
 
-def cut(messages: Sequence[Message], sizes: Sequence[int]) -> list[list[Message]]:
+def cut(messages: Sequence[M], sizes: Sequence[int]) -> list[list[M]]:
     """The log in calls."""
-    out, position, turn = [], 0, 0
+    out: list[list[M]] = []
+    position = turn = 0
     while position < len(messages):
         size = sizes[turn % len(sizes)]
         out.append(list(messages[position : position + size]))
@@ -339,6 +348,3 @@ def join_rows(messages: Sequence[Message]) -> list[Message]:
         else:
             out.append(message)
     return out
-
-
-__all__ = ["NEVER", "cut", "cuts", "join_rows", "logs", "options", "pipeline_text", "pipelines", "split_rows", "steps"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from flows import stage
@@ -12,7 +12,9 @@ from flows.plan import Plan, compile_plan
 from flows.snapshot import restore, take
 from flows.state import State
 from nephoscope.batch import EMPTY, Batch, Header, batch_of, encode
+from nephoscope.partition import partition
 from nephoscope.pipeline import Pipeline, parse_pipeline
+from nephoscope.sample import Sample
 from nephoscope.times import NEVER, SECOND
 from nephoscope.topics import Message as Record
 from tests.reference import Message, Options, Published, Reference, Result
@@ -61,6 +63,19 @@ def published(output: stage.Output) -> list[Published]:
 def run_reference(text: str, options: Options, messages: Sequence[Message], *, end: bool = True) -> Result:
     """What must come out."""
     return Reference(pipeline_of(text), options).run(messages, end=end)
+
+
+def run_partitioned(pipeline: Pipeline, options: Options, samples: Iterable[Sample]) -> Result:
+    """What the reference publishes of pushed samples, each in the partition of its resource, to the end of the input."""
+    parts: dict[int, list[Sample]] = {}
+    for sample in samples:
+        parts.setdefault(partition(sample.resource_id), []).append(sample)
+    whole = Result()
+    for part in parts.values():
+        result = Reference(pipeline, options).run([Message(samples=tuple(part))], end=True)
+        whole.published += result.published
+        whole.counts += result.counts
+    return whole
 
 
 def run_stage(
