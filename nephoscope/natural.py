@@ -49,14 +49,21 @@ def codes(rows: pa.RecordBatch, name: str) -> npt.NDArray[np.int32]:
     return np.frombuffer(column.buffers()[1], np.int32)[column.offset : column.offset + len(column)]
 
 
-def distinct(numbers: I64) -> tuple[I64, I64]:
-    """(each row's position among the distinct numbers, the distinct numbers in order of their first row)."""
+def distinct(numbers: I64, bound: int | None = None) -> tuple[I64, I64]:
+    """(each row's position among the distinct numbers, the distinct numbers). `bound`: all are at least 0 and below it."""
+    if bound is not None and bound <= 65536:
+        there = np.zeros(bound, bool)
+        there[numbers] = True
+        used = np.flatnonzero(there)
+        position = np.empty(bound, np.int64)
+        position[used] = np.arange(len(used))
+        return position[numbers], used
     encoded = pa.array(numbers).dictionary_encode()
     return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_numpy()
 
 
-def combined(columns: Sequence[tuple[npt.NDArray[Any], int]]) -> I64:
-    """One number a row that says the codes of all the columns (codes, how many there are)."""
+def combined(columns: Sequence[tuple[npt.NDArray[Any], int]]) -> tuple[I64, int]:
+    """(one number a row that says the codes of all columns, a bound of the numbers), given (codes, how many there are)."""
     out = np.zeros(len(columns[0][0]), np.int64)
     room = 1
     for values, size in columns:
@@ -64,9 +71,10 @@ def combined(columns: Sequence[tuple[npt.NDArray[Any], int]]) -> I64:
             # Dictionaries of hostile size: renumber what is really used, so that the product fits.
             out, used = distinct(out)
             room = len(used)
-        out = out * size + values
-        room *= size
-    return out
+        if size > 1:
+            out = out * size + values
+            room *= size
+    return out, room
 
 
 def words(rows: pa.RecordBatch, name: str, used: I64) -> list[str]:
@@ -75,15 +83,25 @@ def words(rows: pa.RecordBatch, name: str, used: I64) -> list[str]:
     return taken
 
 
+_kinds: dict[tuple[bytes, ...], list[Kind]] = {}
+
+
 def kinds_of(rows: pa.RecordBatch) -> tuple[I64, list[Kind]]:
-    """(each row's position in the list, the distinct kinds of the rows)."""
+    """(each row's position in the list, the distinct kinds of the rows). Not to be changed: the list is kept."""
     columns = [(codes(rows, n), max(1, len(rows.column(n).dictionary))) for n in Kind._fields]
-    inverse, used = distinct(combined(columns))
-    # The first row of each kind: assigned backwards, so that the first one stays.
-    first = np.empty(len(used), np.int64)
-    first[inverse[::-1]] = np.arange(len(inverse) - 1, -1, -1)
-    parts = [words(rows, n, c[first].astype(np.int64)) for n, (c, _) in zip(Kind._fields, columns, strict=True)]
-    return inverse, [Kind(*values) for values in zip(*parts, strict=True)]
+    which, used = distinct(*combined(columns))
+    key = (*(content(rows.column(n).dictionary) for n in Kind._fields), used.tobytes())
+    kinds = _kinds.get(key)
+    if kinds is None:
+        # A row of each kind; which one is all the same.
+        row = np.empty(len(used), np.int64)
+        row[which] = np.arange(len(which))
+        parts = [words(rows, n, c[row].astype(np.int64)) for n, (c, _) in zip(Kind._fields, columns, strict=True)]
+        kinds = [Kind(*values) for values in zip(*parts, strict=True)]
+        if len(_kinds) >= _CACHED_DICTIONARIES:
+            _kinds.clear()
+        _kinds[key] = kinds
+    return which, kinds
 
 
 def content(dictionary: pa.Array) -> bytes:
@@ -115,9 +133,17 @@ def resource_keys(dictionary: pa.Array) -> tuple[U64, U64]:
     return found
 
 
+def _origin_keys(origin: str) -> Any:
+    try:
+        return identity.origin_keys(origin)
+    except (ValueError, TypeError, LookupError, RecursionError):
+        # Somebody else's idea of an origin: no id follows from it.
+        return identity.base_key(("unreadable", origin)), ()
+
+
 def ids(kinds: Sequence[Kind], which: I64, resource_hi: U64, resource_lo: U64, time: I64) -> npt.NDArray[np.uint8]:
     """(n, 16) bytes: the natural ids of n rows, given each row's position in `kinds`, its resource's key and its timestamp."""
-    keys = [identity.origin_keys(kind.identity) for kind in kinds]
+    keys = [_origin_keys(kind.identity) for kind in kinds]
     base = np.array([k[0] for k in keys], np.uint64).reshape(-1, 2)
     hi, lo = identity.keyed(base[which, 0], base[which, 1], resource_hi, resource_lo, time)
     lengths = np.array([len(k[1]) for k in keys], np.int64)

@@ -8,13 +8,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
+import numpy as np
 import sqlalchemy as sa
 
+from nephoscope import filters
+from nephoscope.filters import Compare, Filter
 from nephoscope.store import Expiry
 from sinks.sql import schema
 from sinks.sql.fields import BASE, SIZES
-from sinks.sql.schema import SPAN, about, record, state
-from sinks.sql.statements import Cursor, Statement
+from sinks.sql.scan import Catalogue, Scan
+from sinks.sql.schema import ERA, SPAN, about, record, series, state
+from sinks.sql.statements import Cursor, Statement, chunks
 
 RECORDS_A_STEP: Final = 2000
 _ROWS_A_STEP: Final = 1000
@@ -74,17 +78,26 @@ _old_states = _sweep(
     ),
 )
 _SWEEPS: Final = tuple(
-    (table.name, _sweep(table, _unused(table, by)))
+    (table.name, _sweep(table, sa.and_(*(_unused(table, column) for column in by))))
     for table, by in (
-        (schema.resource, state.c.resource),
-        (schema.owner, state.c.owner),
-        (schema.metadata, state.c.metadata),
+        (schema.resource, (state.c.resource,)),
+        (schema.word, (state.c.user, state.c.project)),
+        (schema.metadata, (state.c.metadata,)),
     )
 )
-_series_gone = Statement(
-    sa.delete(schema.series).where(
-        ~sa.exists().where(schema.resource.c.id == schema.series.c.resource).correlate(schema.series)
-    )
+_resource_window = Statement(
+    sa.select(schema.resource.c.id)
+    .where(schema.resource.c.id > sa.bindparam("after"))
+    .order_by(schema.resource.c.id)
+    .limit(_ROWS_A_STEP)
+)
+_in_window = sa.and_(series.c.resource > sa.bindparam("after"), series.c.resource <= sa.bindparam("end"))
+_series_dead = Statement(sa.delete(series).where(_in_window, series.c.era < sa.bindparam("era")))
+_series_doubtful = Statement(
+    sa.select(series.c.resource, series.c.kind).where(_in_window, series.c.era == sa.bindparam("era"))
+)
+_series_removed = Statement(
+    sa.delete(series).where(series.c.resource == sa.bindparam("of"), series.c.kind == sa.bindparam("which"))
 )
 
 
@@ -103,7 +116,7 @@ def expire(connection: sqlite3.Connection, before: int, progress: Callable[[Expi
         done = Expiry(done.samples + samples, 0, begin, reached, before)
         if progress:
             progress(done)
-    gone = _forget(connection, cursor, last)
+    gone = _forget(connection, cursor, before)
     done = Expiry(done.samples, gone, begin, before, before)
     if progress:
         progress(done)
@@ -122,18 +135,45 @@ def _remove(cursor: Cursor, key: tuple[Any, ...], last: int, rest: int) -> tuple
     return end, samples
 
 
-def _forget(connection: sqlite3.Connection, cursor: Cursor, last: int) -> int:
-    """Remove states, resources, owners, metadata and series without samples; returns the number of resources."""
-    removed = {"state": _in_steps(connection, cursor, _old_states, span=last)}
-    if not removed["state"]:
-        return 0
-    for name, statements in _SWEEPS:
-        removed[name] = _in_steps(connection, cursor, statements)
-    if removed["resource"]:
+def _forget(connection: sqlite3.Connection, cursor: Cursor, before: int) -> int:
+    """Remove states, resources, users, projects, metadata and series without samples; returns the number of resources."""
+    removed = {"state": _in_steps(connection, cursor, _old_states, span=before // SPAN)}
+    if removed["state"]:
+        for name, statements in _SWEEPS:
+            removed[name] = _in_steps(connection, cursor, statements)
+    _forget_series(connection, cursor, before)
+    return removed.get("resource", 0)
+
+
+def _forget_series(connection: sqlite3.Connection, cursor: Cursor, before: int) -> None:
+    after, end = 0, 0
+    era = before // SPAN // ERA
+    last_of_era = ((era + 1) * ERA) * SPAN - 1
+    still = filters.And((Compare("timestamp", ">=", before), Compare("timestamp", "<=", last_of_era)))
+    while end < 2**62:
+        window = [number for (number,) in _resource_window.run(cursor, after=after)]
+        # Beyond the last resource there may be series of resources that are gone.
+        end = window[-1] if len(window) == _ROWS_A_STEP else 2**62
+        doubtful = set(_series_doubtful.run(cursor, after=after, end=end, era=era).fetchall())
+        # Reading takes its time: looked at first without keeping the writers waiting, and again what seems to be gone.
+        gone = _without_samples(cursor, doubtful, still)
         with _turn(connection, cursor):
-            _series_gone.run(cursor)
-            _swept.run(cursor)
-    return removed["resource"]
+            removed = _series_dead.run(cursor, after=after, end=end, era=era).rowcount
+            gone = _without_samples(cursor, gone, still)
+            _series_removed.run_many(cursor, [{"of": of, "which": which} for of, which in sorted(gone)])
+            if removed + len(gone):
+                _swept.run(cursor)
+        after = end
+
+
+def _without_samples(cursor: Cursor, pairs: set[tuple[int, int]], tree: Filter) -> set[tuple[int, int]]:
+    """Those (resource, kind) of which no sample passes the filter."""
+    gone = set(pairs)
+    for some in chunks(sorted({resource for resource, _ in pairs}), 64):
+        for found in Scan.of_resources(cursor, Catalogue(cursor), some, tree).all():
+            there = np.unique(found.resource << 32 | found.fields.kind).tolist()
+            gone.difference_update((pair >> 32, pair & 0xFFFFFFFF) for pair in there)
+    return gone
 
 
 def _in_steps(

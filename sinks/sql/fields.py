@@ -160,9 +160,4 @@ def _table(rows: Columns, near: I64, known: npt.NDArray[np.bool_], form: int) ->
 def _cut(table: npt.NDArray[Any], lengths: I64) -> list[bytes]:
     raw = table.tobytes()
     ends = (np.cumsum(lengths) * table.dtype.itemsize).tolist()
-    begin = 0
-    out = []
-    for end in ends:
-        out.append(raw[begin:end])
-        begin = end
-    return out
+    return [raw[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]

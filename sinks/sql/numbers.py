@@ -1,4 +1,4 @@
-"""What stands in the store once, under a number: kinds, resources, owners, metadata, and the states of resources.
+"""What stands in the store once, under a number: kinds, resources, users, projects, metadata, and the states of resources.
 
 A writer remembers numbers from batch to batch. All of it is read and given within the write transaction, so no two writers
 give one number; who removed numbers (sinks.sql.expire) counts `about.swept` up, and everybody forgets.
@@ -15,8 +15,9 @@ import pyarrow as pa
 import sqlalchemy as sa
 import xxhash
 
-from nephoscope.natural import Kind, codes, combined, content, distinct, kinds_of, words
+from nephoscope.natural import Kind, codes, content, distinct, kinds_of, words
 from sinks.sql import schema
+from sinks.sql.schema import ERA
 from sinks.sql.statements import Cursor, Lookup, Statement
 
 I64 = npt.NDArray[np.int64]
@@ -25,25 +26,21 @@ _MANY: Final = 500_000
 _MANY_BYTES: Final = 64_000_000
 _DICTIONARIES: Final = 1024
 _NO_SPAN: Final = 2**62
+_ERAS: Final = 8
 
 _kinds = Statement(sa.select(schema.kind).order_by(schema.kind.c.id))
 _kind_added = Statement(sa.insert(schema.kind))
 _resources = Lookup(sa.select(schema.resource.c.name, schema.resource.c.id), schema.resource.c.name)
 _resource_added = Statement(sa.insert(schema.resource))
-_owner = Statement(
-    sa.select(schema.owner.c.id).where(
-        schema.owner.c.project_id == sa.bindparam("project"), schema.owner.c.user_id == sa.bindparam("user")
-    )
-)
-_owner_added = Statement(sa.insert(schema.owner))
-_metadata = Statement(
-    sa.select(schema.metadata.c.id, schema.metadata.c.text).where(schema.metadata.c.digest == sa.bindparam("wanted"))
-)
+_words = Lookup(sa.select(schema.word.c.text, schema.word.c.id), schema.word.c.text)
+_word_added = Statement(sa.insert(schema.word))
+_metadata = Lookup(sa.select(schema.metadata.c.text, schema.metadata.c.id), schema.metadata.c.digest)
 _metadata_added = Statement(sa.insert(schema.metadata))
 _state = Statement(
     sa.select(schema.state.c.id, schema.state.c.first, schema.state.c.last).where(
         schema.state.c.resource == sa.bindparam("of"),
-        schema.state.c.owner == sa.bindparam("by"),
+        schema.state.c.user == sa.bindparam("by"),
+        schema.state.c.project == sa.bindparam("under"),
         schema.state.c.metadata == sa.bindparam("said"),
     )
 )
@@ -58,7 +55,7 @@ _state_seen = Statement(
 )
 _newest = {
     table.name: Statement(sa.select(sa.func.coalesce(sa.func.max(table.c.id), 0)))
-    for table in (schema.kind, schema.resource, schema.owner, schema.metadata, schema.state)
+    for table in (schema.kind, schema.resource, schema.word, schema.metadata, schema.state)
 }
 
 
@@ -80,23 +77,29 @@ class Numbers:
         self.identities: dict[str, int] = {}
         self.identity: I64 = np.full(0, -1, np.int64)
         self._resources: dict[str, int] = {}
-        self._owners: dict[tuple[str, str], int] = {}
+        self._words: dict[str, int] = {}
         self._metadata: dict[str, int] = {}
         self._metadata_bytes = 0
         self._dictionaries: dict[tuple[str, bytes], I64] = {}
-        self._states: dict[tuple[int, int, int], int] = {}
-        # By the resource's number: its latest owner, metadata and state.
-        self._latest: I64 = np.full((3, 0), -1, np.int64)
+        self._states: dict[tuple[int, ...], int] = {}
+        # Resources from this number on were added here, in this transaction: all their states are known.
+        self._new_from = _NO_SPAN
+        # By the resource's number: its latest user, project, metadata and state.
+        self._latest: I64 = np.full((4, 0), -1, np.int64)
         # By the state's number: first and last span, as far as known here.
         self._seen: I64 = np.empty((2, 0), np.int64)
-        self._series: set[int] = set()
+        self._series: dict[int, _Known] = {}
+        self._added: set[int] = set()
 
-    def begin(self, swept: int) -> None:
-        """Forget what others removed, and what has grown too large."""
-        many = len(self._resources) + len(self._owners) + len(self._states) + len(self._series) // 4
+    def begin(self, cursor: Cursor, swept: int) -> None:
+        """A transaction begins: forget what others removed, and what has grown too large."""
+        many = len(self._resources) + len(self._words) + len(self._states)
+        many += sum(map(len, self._series.values())) // 16
         if swept != self.swept or many > _MANY:
             self.forget()
             self.swept = swept
+        self._added.clear()
+        self._new_from = _newest["resource"].value(cursor) + 1
         if len(self._metadata) > _MANY or self._metadata_bytes > _MANY_BYTES:
             self._metadata.clear()
             self._metadata_bytes = 0
@@ -137,7 +140,7 @@ class Numbers:
             self.identity = _grown(self.identity, number + 1, -1)
         self.identity[number] = identity
 
-    # -- resources, owners, metadata
+    # -- resources, users, projects, metadata
 
     def resources_of(self, cursor: Cursor, rows: pa.RecordBatch) -> I64:
         """The resource's number of each row."""
@@ -161,97 +164,65 @@ class Numbers:
         return numbers
 
     def _resource_numbers(self, cursor: Cursor, names: Sequence[str]) -> list[int]:
-        missing = [n for n in names if n not in self._resources]
-        self._resources.update(_resources.run(cursor, missing))
-        fresh = [n for n in missing if n not in self._resources]
-        if fresh:
-            begin = _newest["resource"].value(cursor) + 1
-            self._resources.update(zip(fresh, range(begin, begin + len(fresh)), strict=True))
-            _resource_added.run_many(cursor, [{"id": self._resources[n], "name": n} for n in fresh])
-        return [self._resources[n] for n in names]
+        return _numbered(cursor, names, self._resources, schema.resource, _resources, _resource_added)
 
-    def _owners_of(self, cursor: Cursor, rows: pa.RecordBatch) -> I64:
-        columns = [(codes(rows, n), max(1, len(rows.column(n).dictionary))) for n in ("user_id", "project_id")]
-        which, _ = distinct(combined(columns))
-        first = np.empty(int(which.max()) + 1, np.int64)
-        first[which[::-1]] = np.arange(len(which) - 1, -1, -1)
-        users, projects = (
-            words(rows, n, c[first].astype(np.int64))
-            for n, (c, _) in zip(("user_id", "project_id"), columns, strict=True)
-        )
-        return np.array([self._owner_number(cursor, pair) for pair in zip(users, projects, strict=True)], np.int64)[
-            which
-        ]
-
-    def _owner_number(self, cursor: Cursor, pair: tuple[str, str]) -> int:
-        number = self._owners.get(pair)
-        if number is None:
-            user, project = pair
-            number = _owner.first(cursor, user=user, project=project)
-            if number is None:
-                number = _newest["owner"].value(cursor) + 1
-                _owner_added.run(cursor, id=number, user_id=user, project_id=project)
-            self._owners[pair] = number
-        return number
+    def _word_numbers(self, cursor: Cursor, texts: Sequence[str]) -> list[int]:
+        return _numbered(cursor, texts, self._words, schema.word, _words, _word_added)
 
     def _metadata_numbers(self, cursor: Cursor, texts: Sequence[str]) -> list[int]:
-        newest = -1
-        fresh: list[dict[str, Any]] = []
-        out: list[int] = []
-        for text in texts:
-            number = self._metadata.get(text)
-            if number is None:
-                key = digest(text)
-                number = next((n for n, t in _metadata.run(cursor, wanted=key) if t == text), None)
-                if number is None:
-                    newest = (_newest["metadata"].value(cursor) if newest < 0 else newest) + 1
-                    number = newest
-                    fresh.append({"id": number, "digest": key, "text": text})
-                self._metadata[text] = number
-                self._metadata_bytes += len(text)
-            out.append(number)
-        if fresh:
-            _metadata_added.run_many(cursor, fresh)
-        return out
+        missing = [t for t in texts if t not in self._metadata]
+        if missing:
+            digests = {t: digest(t) for t in missing}
+            self._metadata.update(_metadata.run(cursor, sorted(set(digests.values()))))
+            fresh = [t for t in missing if t not in self._metadata]
+            begin = _newest["metadata"].value(cursor) + 1
+            added = list(zip(range(begin, begin + len(fresh)), [digests[t] for t in fresh], fresh, strict=True))
+            cursor.executemany(_metadata_added.sql, added)
+            self._metadata.update((t, n) for n, _, t in added)
+            self._metadata_bytes += sum(map(len, missing))
+        return [self._metadata[t] for t in texts]
 
     # -- states
 
     def states_of(self, cursor: Cursor, rows: pa.RecordBatch, resource: I64, span: I64) -> I64:
         """The state's number of each row: what it says of its resource. The states' spans are widened to those of the rows."""
-        owner = self._owners_of(cursor, rows)
+        user = self._words_of(cursor, rows, "user_id", self._word_numbers)
+        project = self._words_of(cursor, rows, "project_id", self._word_numbers)
         said = self._words_of(cursor, rows, "resource_metadata", self._metadata_numbers)
         top = int(resource.max())
         if top >= self._latest.shape[1]:
             self._latest = np.stack([_grown(line, top + 1, -1) for line in self._latest])
-        by, told = self._latest[:2, resource]
-        number: I64 = self._latest[2, resource]
-        other = np.flatnonzero((by != owner) | (told != said))
+        latest = self._latest[:, resource]
+        number: I64 = latest[3]
+        other = np.flatnonzero((latest[0] != user) | (latest[1] != project) | (latest[2] != said))
         if len(other):
-            number[other] = self._other_states(cursor, resource[other], owner[other], said[other])
+            key = np.stack([resource[other], user[other], project[other], said[other]])
+            number[other] = self._other_states(cursor, key)
         first, last = self._seen[:, number]
         wider = np.flatnonzero((span < first) | (span > last))
         if len(wider):
             self._widen(cursor, number[wider], span[wider])
         return number
 
-    def _other_states(self, cursor: Cursor, resource: I64, owner: I64, said: I64) -> I64:
+    def _other_states(self, cursor: Cursor, keys: I64) -> I64:
         numbers: list[int] = []
-        fresh: list[dict[str, Any]] = []
+        fresh: list[tuple[int, ...]] = []
         newest = -1
-        for key in zip(resource.tolist(), owner.tolist(), said.tolist(), strict=True):
+        for key in zip(*keys.tolist(), strict=True):
             number = self._states.get(key)
             if number is None:
-                of, by, told = key
-                row = next(iter(_state.run(cursor, of=of, by=by, said=told)), None)
+                of, by, under, said = key
+                row = None
+                if of < self._new_from:
+                    row = _state.run(cursor, of=of, by=by, under=under, said=said).fetchone()
                 first, last = _NO_SPAN, -_NO_SPAN
                 if row is not None:
                     number, first, last = row
                 else:
                     newest = (_newest["state"].value(cursor) if newest < 0 else newest) + 1
                     number = newest
-                    fresh.append(
-                        {"id": number, "resource": of, "owner": by, "metadata": told, "first": first, "last": last}
-                    )
+                    fresh.append((number, *key, first, last))
+                    self._added.add(number)
                 self._states[key] = number
                 if number >= self._seen.shape[1]:
                     self._seen = np.stack(
@@ -260,9 +231,9 @@ class Numbers:
                 self._seen[:, number] = first, last
             numbers.append(number)
         if fresh:
-            _state_added.run_many(cursor, fresh)
+            cursor.executemany(_state_added.sql, fresh)
         out = np.array(numbers, np.int64)
-        self._latest[:, resource] = owner, said, out
+        self._latest[:, keys[0]] = *keys[1:], out
         return out
 
     def _widen(self, cursor: Cursor, number: I64, span: I64) -> None:
@@ -278,13 +249,66 @@ class Numbers:
             ],
         )
 
+    def unused_states(self, stored: I64) -> list[int]:
+        """The states that were added in this transaction, and that no row that was stored is in."""
+        return sorted(self._added.difference(stored.tolist())) if self._added else []
+
     # -- series
 
-    def new_series(self, resource: I64, kind: I64) -> list[tuple[int, int]]:
-        """The (resource, kind) pairs that were not known here; they are from now on."""
-        fresh = set((resource << 32 | kind).tolist()) - self._series
-        self._series |= fresh
-        return [(pair >> 32, pair & 0xFFFFFFFF) for pair in sorted(fresh)]
+    def new_series(self, resource: I64, kind: I64, span: I64) -> list[tuple[int, int, int]]:
+        """The (resource, kind, era) that were not known here; they are from now on."""
+        era = span // ERA
+        pairs = resource << 32 | kind
+        out: list[tuple[int, int, int]] = []
+        for one in np.unique(era).tolist() if era[0] != era[-1] or (era != era[0]).any() else [int(era[0])]:
+            known = self._series.get(one)
+            if known is None:
+                if len(self._series) >= _ERAS:
+                    self._series.clear()
+                known = self._series[one] = _Known()
+            fresh = known.fresh(pairs[era == one])
+            out += [(pair >> 32, pair & 0xFFFFFFFF, one) for pair in fresh]
+        return out
+
+
+class _Known:
+    """A set of int64 that is asked about many at a time: a sorted array, and a small set of what came since."""
+
+    def __init__(self) -> None:
+        self._sorted = np.empty(0, np.int64)
+        self._recent: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._sorted) + len(self._recent)
+
+    def fresh(self, numbers: I64) -> list[int]:
+        """Those that are not in the set, in order; they are from now on."""
+        if len(self._sorted):
+            at = np.searchsorted(self._sorted, numbers)
+            numbers = numbers[self._sorted[np.minimum(at, len(self._sorted) - 1)] != numbers]
+        if not len(numbers):
+            return []
+        out = sorted(set(numbers.tolist()) - self._recent)
+        self._recent.update(out)
+        if len(self._recent) > 1024 + len(self._sorted) // 8:
+            self._sorted = np.union1d(self._sorted, np.fromiter(self._recent, np.int64, len(self._recent)))
+            self._recent.clear()
+        return out
+
+
+def _numbered(
+    cursor: Cursor, texts: Sequence[str], known: dict[str, int], table: sa.Table, lookup: Lookup, added: Statement
+) -> list[int]:
+    """The numbers of texts in a table of (id, text), added where they are new."""
+    missing = [t for t in texts if t not in known]
+    if missing:
+        known.update(lookup.run(cursor, missing))
+        fresh = [t for t in missing if t not in known]
+        if fresh:
+            begin = _newest[table.name].value(cursor) + 1
+            known.update(zip(fresh, range(begin, begin + len(fresh)), strict=True))
+            cursor.executemany(added.sql, [(known[t], t) for t in fresh])
+    return [known[t] for t in texts]
 
 
 def _grown(line: I64, size: int, filler: int) -> I64:

@@ -291,7 +291,7 @@ def _end(cursor: Cursor, catalogue: Catalogue, number: int, *, newest: bool) -> 
     if not states:
         return None
     low, high = min(first for *_, first, _ in states), max(last for *_, last in states)
-    scan = Scan.of_resource(cursor, catalogue, number)
+    scan = Scan.of_resources(cursor, catalogue, [number], EVERYTHING)
     near = high if newest else low
     found = _extreme(scan, [near], newest=newest)
     if found is not None:
@@ -306,14 +306,27 @@ def _end(cursor: Cursor, catalogue: Catalogue, number: int, *, newest: bool) -> 
 
 
 def _extreme(scan: Scan, spans: Sequence[int], *, newest: bool) -> Found | None:
+    """The newest (oldest) sample in some spans. Of several at one time, the last by name and id says what the resource is."""
     best: Found | None = None
     for found in scan.found(spans):
-        # Of those at one time, the last kind: any would do, but it must always be the same one.
-        order = np.lexsort((found.fields.state, found.fields.kind, found.time))
-        one = found.take(order[-1:] if newest else order[:1])
-        if best is None or (one.time[0] > best.time[0]) is newest:
-            best = one
+        time = int(found.time.max() if newest else found.time.min())
+        if best is not None and (time <= best.time[0] if newest else time >= best.time[0]):
+            continue
+        at = np.flatnonzero(found.time == time)
+        alike = found.take(at)
+        if newest and len(at) > 1 and not _say_the_same(alike):
+            samples = alike.samples()
+            at = at[[max(range(len(at)), key=lambda i: (samples[i].name, samples[i].id))]]
+        best = found.take(at[:1])
     return best
+
+
+def _say_the_same(found: Found) -> bool:
+    """Whether it makes no difference which one of these samples is taken for a resource's newest."""
+    if (found.fields.state != found.fields.state[0]).any():
+        return False
+    kinds = found.catalogue.kinds
+    return len({kinds[k].source for k in np.unique(found.fields.kind).tolist()}) == 1
 
 
 _CURSOR_ERROR: Final = "is no cursor of this list"

@@ -71,15 +71,17 @@ _kinds = Statement(sa.select(*(schema.kind.c[f] for f in ("id", *Kind._fields)))
 _resource_names = Lookup(sa.select(schema.resource.c.id, schema.resource.c.name), schema.resource.c.id)
 _resource_numbers = Lookup(sa.select(schema.resource.c.id), schema.resource.c.name)
 _resource_count = Statement(sa.select(sa.func.coalesce(sa.func.max(schema.resource.c.id), 0)))
-_state_columns = (schema.state.c.id, schema.state.c.resource, schema.owner.c.user_id, schema.owner.c.project_id)
-_states = sa.select(*_state_columns, schema.state.c.metadata).join(
-    schema.owner, schema.owner.c.id == schema.state.c.owner
+_user, _project = schema.word.alias("user_word"), schema.word.alias("project_word")
+_states = (
+    sa.select(schema.state.c.id, schema.state.c.resource, _user.c.text, _project.c.text, schema.state.c.metadata)
+    .join(_user, _user.c.id == schema.state.c.user)
+    .join(_project, _project.c.id == schema.state.c.project)
 )
 _states_by = {
     "id": Lookup(_states, schema.state.c.id),
     "resource": Lookup(_states, schema.state.c.resource),
-    "user_id": Lookup(_states, schema.owner.c.user_id),
-    "project_id": Lookup(_states, schema.owner.c.project_id),
+    "user_id": Lookup(_states, _user.c.text),
+    "project_id": Lookup(_states, _project.c.text),
 }
 _states_after = Statement(
     _states.where(schema.state.c.id > sa.bindparam("after")).order_by(schema.state.c.id).limit(4096)
@@ -342,10 +344,10 @@ class Scan:
         self._rest = filters.both(*rest) if rest else EVERYTHING
 
     @classmethod
-    def of_resource(cls, cursor: Cursor, catalogue: Catalogue, number: int) -> Scan:
-        """All samples of the resource of this number."""
-        scan = cls(cursor, EVERYTHING, catalogue)
-        scan._resources = np.array([number], np.int64)
+    def of_resources(cls, cursor: Cursor, catalogue: Catalogue, numbers: Sequence[int], tree: Filter) -> Scan:
+        """The samples of the resources of these numbers."""
+        scan = cls(cursor, tree, catalogue)
+        scan._resources = np.array(numbers, np.int64)
         return scan
 
     def _pick_states(self, tree: Filter) -> None:

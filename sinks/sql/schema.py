@@ -5,10 +5,10 @@ One record a (resource, timestamp, tie), a field a meter::
     record    span, resource, place, tie → state, form, fields
     kind      what samples of a meter have in common; kinds that give the same ids share an identity
     resource  its id
-    state     what samples said of a resource: owner and metadata; the first and last span in which one did
-    owner     user and project
+    state     what samples said of a resource: user, project, metadata; the first and last span in which one did
+    word      the id of a user or project
     metadata  the text of a JSON object
-    series    which kinds a resource has
+    series    which kinds a resource has, and the last era in which it had a sample of it
     about     the layout's version; `swept` counts the sweeps that removed numbers
 
 `span` is the timestamp in units of SPAN, `place` the microseconds from its start. Spans lead the key: what is written
@@ -27,6 +27,8 @@ from nephoscope.times import SECOND
 VERSION: Final = 1
 SPAN: Final = 300 * SECOND
 """Microseconds of a span: short enough that the neighbours of a new record were written lately and share its page."""
+ERA: Final = 64
+"""Spans of an era: how finely the store knows, without looking, that a series lives."""
 
 tables = sa.MetaData()
 
@@ -65,13 +67,11 @@ resource = sa.Table(
     sa.Column("name", sa.Text, nullable=False, unique=True),
 )
 
-owner = sa.Table(
-    "owner",
+word = sa.Table(
+    "word",
     tables,
     sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("user_id", sa.Text, nullable=False),
-    sa.Column("project_id", sa.Text, nullable=False),
-    sa.UniqueConstraint("project_id", "user_id"),
+    sa.Column("text", sa.Text, nullable=False, unique=True),
 )
 
 metadata = sa.Table(
@@ -88,11 +88,12 @@ state = sa.Table(
     tables,
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("resource", sa.Integer, nullable=False),
-    sa.Column("owner", sa.Integer, nullable=False, index=True),
+    sa.Column("user", sa.Integer, nullable=False, index=True),
+    sa.Column("project", sa.Integer, nullable=False, index=True),
     sa.Column("metadata", sa.Integer, nullable=False, index=True),
     sa.Column("first", sa.BigInteger, nullable=False),
     sa.Column("last", sa.BigInteger, nullable=False),
-    sa.UniqueConstraint("resource", "owner", "metadata"),
+    sa.UniqueConstraint("resource", "user", "project", "metadata"),
 )
 
 series = sa.Table(
@@ -100,6 +101,7 @@ series = sa.Table(
     tables,
     sa.Column("resource", sa.Integer, primary_key=True),
     sa.Column("kind", sa.Integer, primary_key=True),
+    sa.Column("era", sa.BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
 

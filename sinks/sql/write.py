@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ from sinks.sql import fields, schema
 from sinks.sql.fields import Columns
 from sinks.sql.numbers import Numbers
 from sinks.sql.schema import SPAN, record
-from sinks.sql.statements import Cursor, Statement
+from sinks.sql.statements import Cursor, Lookup, Statement
 
 I64 = npt.NDArray[np.int64]
 
@@ -36,13 +36,22 @@ _insert_natural = Statement(
         where=getattr(sa.func, MET)(sa.bindparam("row"), record.c.state, record.c.form, record.c.fields),
     )
 )
-_insert_tied = Statement(insert(record).on_conflict_do_nothing())
+_insert_tied = Statement(sa.insert(record))
 _merged = Statement(
     sa.update(record)
     .where(*(c == sa.bindparam(f"at_{c.name}") for c in _KEY))
     .values(state=sa.bindparam("new_state"), form=sa.bindparam("new_form"), fields=sa.bindparam("new_fields"))
 )
-_series_added = Statement(insert(schema.series).on_conflict_do_nothing())
+_series = insert(schema.series)
+_series_seen = Statement(
+    _series.on_conflict_do_update(
+        index_elements=(schema.series.c.resource, schema.series.c.kind),
+        set_={"era": _series.excluded.era},
+        where=schema.series.c.era < _series.excluded.era,
+    )
+)
+_ties = Lookup(sa.select(record.c.tie).where(record.c.tie != sa.literal_column("x''")), record.c.tie)
+_states_unused = Statement(sa.delete(schema.state).where(schema.state.c.id == sa.bindparam("unused")))
 _swept = Statement(sa.select(schema.about.c.value).where(schema.about.c.key == "swept"))
 
 _INSERT_ORDER: Final = ("span", "resource", "place", "tie", "state", "form", "fields")
@@ -80,7 +89,7 @@ class Writer:
         cursor = self._cursor
         cursor.execute("BEGIN IMMEDIATE")
         try:
-            self._numbers.begin(_swept.value(cursor))
+            self._numbers.begin(cursor, _swept.value(cursor))
             rows = _joined([self._numbered(cursor, batch) for batch in batches])
             stored = self._store(cursor, rows)
             cursor.execute("COMMIT")
@@ -114,115 +123,103 @@ class Writer:
 
     def _store(self, cursor: Cursor, rows: _Rows) -> int:
         if rows.natural.all():
-            return self._store_natural(cursor, rows)
-        stored = self._store_tied(cursor, rows.take(~rows.natural))
-        if rows.natural.any():
-            stored += self._store_natural(cursor, rows.take(rows.natural))
-        return stored
+            stored = self._store_natural(cursor, rows)
+        elif not rows.natural.any():
+            stored = self._store_tied(cursor, rows)
+        else:
+            tied = self._store_tied(cursor, rows.take(~rows.natural))
+            stored = _joined([tied, self._store_natural(cursor, rows.take(rows.natural))])
+        if len(stored.time):
+            fresh = self._numbers.new_series(stored.resource, stored.fields.kind, stored.time // SPAN)
+            if fresh:
+                cursor.executemany(_series_seen.sql, fresh)
+        if len(stored.time) < len(rows.time):
+            unused = self._numbers.unused_states(stored.fields.state)
+            if unused:
+                _states_unused.run_many(cursor, [{"unused": number} for number in unused])
+                self._numbers.forget()
+        return len(stored.time)
 
-    def _store_tied(self, cursor: Cursor, rows: _Rows) -> int:
-        """Rows that are known by their ids alone: a record each."""
-        _, first = np.unique(rows.id.view("V16").ravel(), return_index=True)
+    def _store_tied(self, cursor: Cursor, rows: _Rows) -> _Rows:
+        """Rows that are known by their ids alone: a record each. Returns those that were not there."""
+        _, first = np.unique(np.ascontiguousarray(rows.id).view("V16").ravel(), return_index=True)
+        ties = [raw.tobytes() for raw in rows.id[np.sort(first)]]
+        there = {tie for (tie,) in _ties.run(cursor, ties)}
         rows = rows.take(np.sort(first))
-        n = len(rows.time)
-        forms, state, raw = fields.pack(rows.fields, np.arange(n), rows.time)
-        span = rows.time // SPAN
-        ties = rows.id.tobytes()
-        before = self._connection.total_changes
-        cursor.executemany(
-            _insert_tied.sql,
-            zip(
-                span.tolist(),
-                rows.resource.tolist(),
-                (rows.time - span * SPAN).tolist(),
-                [ties[i : i + 16] for i in range(0, 16 * n, 16)],
-                state.tolist(),
-                forms.tolist(),
-                raw,
-                strict=True,
-            ),
-        )
-        stored = self._connection.total_changes - before
-        self._store_series(cursor, rows)
-        return stored
+        if there:
+            absent = [tie not in there for tie in ties]
+            rows, ties = rows.take(np.array(absent)), [tie for tie in ties if tie not in there]
+        if ties:
+            forms, state, raw = fields.pack(rows.fields, np.arange(len(ties)), rows.time)
+            cursor.executemany(_insert_tied.sql, _records(rows.time, rows.resource, ties, state, forms, raw))
+        return rows
 
-    def _store_natural(self, cursor: Cursor, rows: _Rows) -> int:
-        """Rows whose ids follow from their keys: a record a resource and time."""
+    def _store_natural(self, cursor: Cursor, rows: _Rows) -> _Rows:
+        """Rows whose ids follow from their keys: a record a resource and time. Returns those that were not there."""
         rows, starts = _grouped(rows)
         forms, state, raw = fields.pack(rows.fields, starts, rows.time)
-        time, resource = rows.time[starts], rows.resource[starts]
-        span = time // SPAN
-        place = time - span * SPAN
         n = len(starts)
         self._met.clear()
-        cursor.executemany(
-            _insert_natural.sql,
-            zip(
-                span.tolist(),
-                resource.tolist(),
-                place.tolist(),
-                [b""] * n,
-                state.tolist(),
-                forms.tolist(),
-                raw,
-                range(n),
-                strict=True,
-            ),
-        )
-        doubles = 0
+        records = _records(rows.time[starts], rows.resource[starts], [b""] * n, state, forms, raw)
+        cursor.executemany(_insert_natural.sql, ((*record, i) for i, record in enumerate(records)))
         met = self._met
-        if met:
-            lengths = np.diff(starts, append=len(rows.time))
-            same = [m for m in met if m[3] == raw[m[0]] and m[2] == forms[m[0]] and m[1] == state[m[0]]]
-            doubles = int(lengths[[m[0] for m in same]].sum())
-            if len(same) < len(met):
-                equal = {m[0] for m in same}
-                doubles += self._merge(cursor, rows, starts, [m for m in met if m[0] not in equal])
-        self._store_series(cursor, rows)
-        return len(rows.time) - doubles
+        if not met:
+            return rows
+        number = np.array([m[0] for m in met], np.int64)
+        absent = np.ones(len(rows.time), bool)
+        absent[_ranges(starts, len(rows.time), number)] = False
+        other = [m for m in met if m[1:] != (state[m[0]], forms[m[0]], raw[m[0]])]
+        if other:
+            absent[self._merge(cursor, rows, starts, other)] = True
+        return rows.take(absent)
 
-    def _merge(self, cursor: Cursor, rows: _Rows, starts: I64, met: list[tuple[int, int, int, bytes]]) -> int:
-        """Add to records what they do not have yet; what is there stays. Returns the number of fields that were there."""
+    def _merge(self, cursor: Cursor, rows: _Rows, starts: I64, met: list[tuple[int, int, int, bytes]]) -> I64:
+        """Add to records what they do not have yet; what is there stays. Returns which rows were added."""
         number = np.array([m[0] for m in met], np.int64)
         begin = starts[number]
-        old, of = fields.unpack([m[2] for m in met], [m[3] for m in met], [m[1] for m in met], rows.time[begin])
-        lengths = np.diff(starts, append=len(rows.time))[number]
-        position = np.repeat(np.arange(len(met)), lengths)
-        at = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths) + np.repeat(begin, lengths)
+        time, resource = rows.time[begin], rows.resource[begin]
+        old, of = fields.unpack([m[2] for m in met], [m[3] for m in met], [m[1] for m in met], time)
+        at = _ranges(starts, len(rows.time), number)
+        position = np.searchsorted(number, np.searchsorted(starts, at, side="right") - 1)
         identity = np.concatenate([self._numbers.identities_of(cursor, old.kind), rows.identity[at]])
         record_of = np.concatenate([of, position])
         # Stable: of two fields with one identity, the old one comes first and stays.
         order = np.lexsort((identity, record_of))
         kept = order[_changes(identity[order], record_of[order])]
-        all_fields = fields.joined([old, rows.fields.take(at)]).take(kept)
         record_of = record_of[kept]
-        added = np.bincount(record_of[kept >= len(of)], minlength=len(met))
         first = np.flatnonzero(_changes(record_of))
-        forms, state, raw = fields.pack(all_fields, first, rows.time[begin][record_of])
-        time, resource = rows.time[begin], rows.resource[begin]
-        span = time // SPAN
-        changed = np.flatnonzero(added).tolist()
-        _merged.run_many(
-            cursor,
-            [
-                {
-                    "at_span": int(span[i]),
-                    "at_resource": int(resource[i]),
-                    "at_place": int(time[i] - span[i] * SPAN),
-                    "at_tie": b"",
-                    "new_state": int(state[i]),
-                    "new_form": int(forms[i]),
-                    "new_fields": raw[i],
-                }
-                for i in changed
-            ],
-        )
-        return int(lengths.sum() - added.sum())
+        together = fields.joined([old, rows.fields.take(at)]).take(kept)
+        forms, state, raw = fields.pack(together, first, time[record_of])
+        added = kept >= len(of)
+        changed = np.unique(record_of[added]).tolist()
+        records = list(_records(time, resource, [b""] * len(met), state, forms, raw))
+        cursor.executemany(_merged.sql, [(*records[i][4:], *records[i][:4]) for i in changed])
+        return at[kept[added] - len(of)]
 
-    def _store_series(self, cursor: Cursor, rows: _Rows) -> None:
-        fresh = self._numbers.new_series(rows.resource, rows.fields.kind)
-        if fresh:
-            cursor.executemany(_series_added.sql, fresh)
+
+def _records(
+    time: I64, resource: I64, ties: list[bytes], state: I64, forms: I64, raw: list[bytes]
+) -> Iterator[tuple[Any, ...]]:
+    """The rows of the table, in the order of _INSERT_ORDER."""
+    span = time // SPAN
+    return zip(
+        span.tolist(),
+        resource.tolist(),
+        (time - span * SPAN).tolist(),
+        ties,
+        state.tolist(),
+        forms.tolist(),
+        raw,
+        strict=True,
+    )
+
+
+def _ranges(starts: I64, end: int, number: I64) -> I64:
+    """The rows of some records, one after the other."""
+    begin = starts[number]
+    lengths = np.append(starts[1:], end)[number] - begin
+    before = np.cumsum(lengths) - lengths
+    return np.arange(int(lengths.sum())) - np.repeat(before, lengths) + np.repeat(begin, lengths)
 
 
 def _joined(parts: Sequence[_Rows]) -> _Rows:
@@ -261,5 +258,7 @@ def _grouped(rows: _Rows) -> tuple[_Rows, I64]:
     return rows, np.flatnonzero(_changes(rows.resource, rows.time))
 
 
+# Rows go to the driver as tuples, in this order.
 assert _insert_natural.names[:7] == _INSERT_ORDER
 assert _insert_tied.names == _INSERT_ORDER
+assert _merged.names == ("new_state", "new_form", "new_fields", "at_span", "at_resource", "at_place", "at_tie")

@@ -1,0 +1,165 @@
+"""Writing: what comes back is what went in, once, whatever the batches and their order."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nephoscope import identity
+from nephoscope.batch import batch_of
+from nephoscope.filters import Compare
+from nephoscope.sample import Sample
+from nephoscope.store import ListQuery, SampleQuery, Written
+from nephoscope.times import NEVER, SECOND
+from tests.sinks.oracle import Oracle
+from tests.sinks.strategies import START, written
+
+
+def polled(name="cpu", resource="r1", at=0, **rest):
+    timestamp = START + at * SECOND
+    values = {"type": "gauge", "unit": "", "volume": 1.0, "id": identity.polled_id("openstack", name, resource, timestamp)}
+    return Sample(name=name, resource_id=resource, timestamp=timestamp, **(values | rest))
+
+
+def rows(*samples):
+    return batch_of(list(samples)).rows
+
+
+def by_id(samples):
+    return sorted(samples, key=lambda s: s.id)
+
+
+@given(written())
+def test_any_split_order_and_repetition_gives_the_first_of_each_id(fresh_store, writes):
+    oracle = Oracle()
+    with fresh_store() as store:
+        for batches in writes:
+            given_rows = [s for batch in batches for s in batch]
+            new = oracle.write(given_rows)
+
+            counted = store.write([rows(*batch) for batch in batches])
+
+            assert counted == Written(len(given_rows), new, len(given_rows) - new)
+        assert by_id(store.each_sample()) == by_id(oracle.samples())
+        assert list(store.resources(ListQuery(limit=None)).resources) == oracle.resources()
+        assert list(store.meters(ListQuery(limit=None)).meters) == oracle.meters()
+        for resource in {s.resource_id for s in oracle.samples()}:
+            assert store.history(resource) == oracle.history(resource)
+
+
+@given(written(), st.randoms(use_true_random=False))
+def test_a_writer_that_remembers_nothing_stores_the_same(fresh_store, writes, chance):
+    """The memory of numbers is a cache: losing it at any moment changes nothing."""
+    oracle = Oracle()
+    with fresh_store() as store:
+        for batches in writes:
+            for batch in batches:
+                if chance.random() < 0.5:
+                    store._writer._numbers.forget()
+                oracle.write(batch)
+                store.write(rows(*batch))
+        assert by_id(store.each_sample()) == by_id(oracle.samples())
+
+
+def test_samples_of_one_resource_and_time_that_come_one_by_one_are_all_kept(store):
+    samples = [polled(f"m{n}", volume=float(n), project_id=f"p{n % 3}") for n in range(40)]
+    random.Random(4).shuffle(samples)
+    for sample in samples:
+        assert store.write(rows(sample)) == Written(1, 1, 0)
+
+    assert by_id(store.each_sample()) == by_id(samples)
+
+
+def test_the_first_values_of_an_id_stay(store):
+    first = polled(volume=1.0, metadata='{"a":1}')
+    store.write(rows(first))
+
+    again = polled(volume=2.0, type="cumulative", unit="B", metadata='{"a":2}', user_id="u", late=True)
+    assert store.write(rows(again)) == Written(1, 0, 1)
+
+    assert list(store.each_sample()) == [first]
+    assert [m.type for m in store.meters(ListQuery()).meters] == ["gauge"]
+    assert [s.metadata for s in store.history("r1")] == ['{"a":1}']
+
+
+def test_a_pushed_id_is_known_under_another_resource_and_time(store):
+    """A client that sends its idempotency key again, but stamps the sample anew."""
+    first = polled(id=b"k" * 16)
+    store.write(rows(first))
+
+    assert store.write(rows(polled("mem", "r2", 90, id=b"k" * 16))).stored == 0
+
+    assert list(store.each_sample()) == [first]
+    assert [r.resource_id for r in store.resources(ListQuery()).resources] == ["r1"]
+
+
+def test_pushed_samples_with_the_same_meter_resource_and_time_are_all_kept(store):
+    samples = [polled(volume=float(n), id=bytes([n]) * 16) for n in range(5)] + [polled()]
+    store.write(rows(*samples))
+
+    assert by_id(store.each_sample()) == by_id(samples)
+
+
+def test_an_origin_that_nobody_can_read_is_kept(store):
+    samples = [polled(id=bytes([n]) * 16, origin=text) for n, text in enumerate(("{", "[]", "7", "[[1]]", '["a"]', "[" * 5000))]
+    store.write(rows(*samples))
+
+    assert by_id(store.each_sample()) == by_id(samples)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["nul\x00end", "'; DROP TABLE record; --", '"', "\u202ecba", "Case", "case", " ", "%_", "\U0001f329", "x" * 100_000],
+)
+def test_hostile_names_come_back_as_they_went_in(store, text):
+    sample = polled(text, text, unit=text, user_id=text, project_id=text, source=text, id=b"h" * 16)
+    store.write(rows(sample, polled()))
+
+    for field in ("name", "resource_id", "user_id", "project_id", "source", "unit"):
+        assert store.samples(SampleQuery(filter=Compare(field, "=", text))).samples == (sample,)
+    assert text in {r.resource_id for r in store.resources(ListQuery()).resources}
+
+
+def test_metadata_of_a_megabyte_and_odd_keys_comes_back_as_it_went_in(store):
+    deep = '{"a":' * 200 + "1" + "}" * 200
+    texts = ['{"k":"' + "x" * 1_000_000 + '"}', deep, '{"a.b":1,"$k":2,"":3,"A":4,"a":5}', '{"n" : 1e400}', '{"\\u0000":"\\ud83c\\udf29"}']
+    samples = [polled(at=n, metadata=text) for n, text in enumerate(texts)]
+    store.write(rows(*samples))
+
+    assert by_id(store.each_sample()) == by_id(samples)
+
+
+def test_odd_numbers_come_back_bit_for_bit(store):
+    volumes = [0.0, -0.0, 5e-324, 1.7976931348623157e308, 0.1, 2**53 + 1.0]
+    measured = [NEVER, NEVER + 1, 2**63 - 1, 0, START + 2**31 * 1000, START - 2**31]
+    samples = [polled(f"m{n}", volume=v, measured_at=m) for n, (v, m) in enumerate(zip(volumes, measured, strict=True))]
+    store.write(rows(*samples))
+
+    got = by_id(store.each_sample())
+
+    assert got == by_id(samples)
+    assert [str(s.volume) for s in got] == [str(s.volume) for s in by_id(samples)]
+
+
+def test_only_what_a_row_uses_is_stored_of_a_dictionary(store):
+    """A slice carries the dictionaries of the whole batch."""
+    whole = rows(*(polled(resource=f"r{n}", user_id=f"u{n}") for n in range(50)))
+
+    store.write(whole.slice(7, 1))
+
+    assert [r.resource_id for r in store.resources(ListQuery()).resources] == ["r7"]
+    assert [(s.resource_id, s.user_id) for s in store.each_sample()] == [("r7", "u7")]
+
+
+def test_writing_nothing_is_nothing(store):
+    assert store.write(rows()) == Written()
+    assert store.write([]) == Written()
+
+
+def test_more_kinds_than_two_bytes_can_number(store):
+    samples = [polled(f"meter-{n}", at=n % 3) for n in range(66_000)]
+    store.write(rows(*samples))
+
+    assert store.write(rows(*samples[::-1])).stored == 0
+    assert {s.name for s in store.each_sample()} == {s.name for s in samples}
