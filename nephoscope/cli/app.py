@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from typing import Annotated, NoReturn
@@ -46,6 +47,7 @@ def _nephoscope(
 
 def main() -> NoReturn:
     """Run the command that sys.argv names and exit with its status."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         app(prog_name="nephoscope")
     except ConfigError as error:

@@ -45,3 +45,8 @@ def flags_of(overrides: list[str] | None) -> dict[str, Any]:
 def settings_of(config: Path | None, overrides: list[str] | None, **flags: Any) -> Settings:
     """The settings for a command; `flags` are its own options that stand for a setting (None: not given)."""
     return load_settings(config, flags=flags_of(overrides) | {k: v for k, v in flags.items() if v is not None})
+
+
+def arguments_of(config: Path | None, overrides: list[str] | None) -> list[str]:
+    """The same options again, for a child process."""
+    return [*(["--config", str(config)] if config else []), *(a for o in overrides or () for a in ("--set", o))]

@@ -7,17 +7,16 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
 
 import typer
 
-from nephoscope.cli.options import Config, Set, settings_of
+from nephoscope.cli.options import Config, Set, arguments_of, settings_of
 from nephoscope.cli.output import complain, is_terminal
-from nephoscope.cli.parts import open_log, open_store, prepare_state
+from nephoscope.cli.parts import load_polling_and_pipeline, open_log, open_store, prepare_state
 from nephoscope.cli.supervisor import Child, Supervisor
 from nephoscope.errors import NephoscopeError, Unavailable
 from nephoscope.settings import Settings
@@ -52,13 +51,14 @@ def run(
         with open_log(settings):
             pass
         with open_store(settings) as store:
-            arguments = _arguments(config, overrides)
-            supervisor = Supervisor([_child("agent", arguments), _child("flow", arguments)], complain)
-            complain(f"nephoscope: state in {settings.state_dir}, {settings.partitions} partitions; Ctrl-C stops")
+            arguments = arguments_of(config, overrides)
+            show = _Quiet() if quiet else _Live(settings) if is_terminal() else _Lines()
+            supervisor = Supervisor([_child("agent", arguments), _child("flow", arguments)], show.say)
             until = time.monotonic() + seconds if seconds is not None else None
+            complain(_greeting(settings))
             supervisor.start()
             try:
-                status = _watch(supervisor, store, settings, stop, until, quiet=quiet)
+                status = _watch(supervisor, store, show, stop, until)
             finally:
                 supervisor.stop()
     complain("nephoscope: stopped; the next start goes on from here")
@@ -66,42 +66,57 @@ def run(
         raise typer.Exit(status)
 
 
-def _watch(
-    supervisor: Supervisor, store: Any, settings: Settings, stop: Stop, until: float | None, *, quiet: bool
-) -> int:
+def _greeting(settings: Settings) -> str:
+    """What is polled how often, by which pipeline, and where the state is. ConfigError where one of the files is wrong."""
+    pipeline, polling = load_polling_and_pipeline(settings)
+    every = sorted({source.interval for source in polling.sources})
+    often = f"every {' and '.join(map(str, every))} s" if every else "nothing"
+    return (
+        f"nephoscope: polling {often} ({polling.file or 'no file'}), computing {pipeline.file}, state in {settings.state_dir}\n"
+        "nephoscope: a rate needs two polls; Ctrl-C stops, the next start goes on from there"
+    )
+
+
+def _watch(supervisor: Supervisor, store: Any, show: _Quiet, stop: Stop, until: float | None) -> int:
     from nephoscope.cli.view import View
 
     view = View(store, now())
-    show = _Quiet() if quiet else _Live(settings) if is_terminal() else _Lines()
     with show:
         next_look = 0.0
         while not stop.asked and (until is None or time.monotonic() < until):
             status = supervisor.watch()
             if status is not None:
                 return status
-            if time.monotonic() >= next_look and not quiet:
+            if time.monotonic() >= next_look:
                 with suppress(Unavailable):
-                    show.update(view, view.read())
+                    show.look(view)
                 next_look = time.monotonic() + _LOOK_EVERY
             time.sleep(_TICK)
     return 0
 
 
 class _Quiet:
-    def __enter__(self) -> None: ...
+    """Shows nothing but what goes wrong."""
 
-    def __exit__(self, *_: object) -> None: ...
+    def __enter__(self) -> None:
+        """Begin."""
 
-    def update(self, view: Any, fresh: Sequence[Any]) -> None: ...
+    def __exit__(self, *_: object) -> None:
+        """End."""
+
+    def look(self, view: Any) -> None:
+        """Show what is new."""
+
+    def say(self, line: str) -> None:
+        """Tell what a child or the supervisor has to say."""
+        complain(line)
 
 
 class _Lines(_Quiet):
     """A line for each sample of interest."""
 
-    def update(self, view: Any, fresh: Sequence[Any]) -> None:
-        from nephoscope.cli.view import plain_lines
-
-        for line in plain_lines(fresh):
+    def look(self, view: Any) -> None:
+        for line in view.plain_lines(view.read()):
             print(line)
         sys.stdout.flush()
 
@@ -110,13 +125,12 @@ class _Live(_Quiet):
     """A table that stays in place."""
 
     def __init__(self, settings: Settings) -> None:
+        from rich.console import Console
         from rich.live import Live
 
-        from nephoscope.cli.view import console
-
-        self._console = console()
+        self._console = Console(highlight=False)
         self._headline = f"nephoscope · {settings.state_dir} · Ctrl-C stops"
-        self._live = Live(console=self._console, auto_refresh=False, transient=False)
+        self._live = Live(console=self._console, auto_refresh=False)
 
     def __enter__(self) -> None:
         self._live.__enter__()
@@ -124,9 +138,13 @@ class _Live(_Quiet):
     def __exit__(self, *_: object) -> None:
         self._live.__exit__(None, None, None)
 
-    def update(self, view: Any, fresh: Sequence[Any]) -> None:
+    def look(self, view: Any) -> None:
+        view.read()
         size = self._console.size
         self._live.update(view.table(self._headline, size.width, size.height), refresh=True)
+
+    def say(self, line: str) -> None:
+        self._live.console.print(line, markup=False, soft_wrap=True)
 
 
 class Stop:
@@ -174,7 +192,3 @@ def _alone(settings: Settings) -> Iterator[None]:
 
 def _child(name: str, arguments: list[str]) -> Child:
     return Child(name, [sys.executable, "-m", "nephoscope.cli", name, *arguments])
-
-
-def _arguments(config: Path | None, overrides: list[str] | None) -> list[str]:
-    return [*(["--config", str(config)] if config else []), *(a for o in overrides or () for a in ("--set", o))]

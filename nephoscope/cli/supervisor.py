@@ -7,15 +7,19 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import IO
 
 _GRACE = 10.0
 """Seconds that a child gets to stop by itself."""
 _STEADY = 30.0
 """A child that ran for so long starts its back-off anew."""
 _LONGEST_PAUSE = 30.0
+_PARENT = "_NEPHOSCOPE_PARENT"
+"""Tells a child its supervisor's process number."""
 
 Say = Callable[[str], None]
 
@@ -27,10 +31,15 @@ class Child:
     name: str
     command: Sequence[str]
     process: subprocess.Popen[bytes] | None = None
+    reader: threading.Thread | None = None
     started: float = 0.0
     failures: int = 0
     again_at: float = 0.0
-    given_up: int | None = None
+
+    def ask(self) -> None:
+        """Ask it to stop. Asking twice does no harm: it only sets a flag there."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
 
 
 @dataclass
@@ -38,13 +47,14 @@ class Supervisor:
     """Keeps children running until `stop`.
 
     They stay in this process group, so that a terminal's Ctrl-C reaches all, and are killed by the kernel if this process
-    dies without a word (Linux). `fatal` are exit statuses after which a restart is of no use.
+    dies without a word (those that call `die_with_parent`). `fatal` are exit statuses after which a restart is of no use;
+    `one_for_all`: no child is started again, the first that ends ends all.
     """
 
     children: list[Child]
     say: Say
     fatal: frozenset[int] = frozenset({2, 78})
-    _stopping: bool = field(default=False, init=False)
+    one_for_all: bool = False
 
     def start(self) -> None:
         """Start every child."""
@@ -62,7 +72,9 @@ class Supervisor:
             status = child.process.poll()
             if status is None:
                 continue
-            if status in self.fatal:
+            if child.reader is not None:
+                child.reader.join(1)
+            if status in self.fatal or self.one_for_all:
                 return status
             child.failures = 1 if now - child.started > _STEADY else child.failures + 1
             pause = min(_LONGEST_PAUSE, 0.5 * 2 ** (child.failures - 1))
@@ -70,39 +82,52 @@ class Supervisor:
             self.say(f"{child.name} ended ({_outcome(status)}); starting it again in {pause:g} s")
         return None
 
-    def stop(self) -> None:
-        """Ask the children to stop, in order, each when the one before has ended; kill what does not."""
-        for child in self.children:
-            process = child.process
-            if process is None or process.poll() is not None:
-                continue
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(_GRACE)
-            except subprocess.TimeoutExpired:
-                self.say(f"{child.name} did not stop within {_GRACE:g} s: killed")
-                process.kill()
-                process.wait()
+    def stop(self, *, together: bool = False) -> None:
+        """Ask the children to stop, each when the one before has ended, or all at once; kill what does not."""
+        running = [c for c in self.children if c.process is not None and c.process.poll() is None]
+        if together:
+            for child in running:
+                child.ask()
+        for child in running:
+            child.ask()
+            self._wait(child)
+
+    def _wait(self, child: Child) -> None:
+        assert child.process is not None
+        try:
+            child.process.wait(_GRACE)
+        except subprocess.TimeoutExpired:
+            self.say(f"{child.name} did not stop within {_GRACE:g} s: killed")
+            child.process.kill()
+            child.process.wait()
+        if child.reader is not None:
+            child.reader.join(1)
 
     def _spawn(self, child: Child) -> None:
         child.started = time.monotonic()
         child.process = subprocess.Popen(  # noqa: S603 - our own interpreter and arguments
             child.command,
             stdin=subprocess.DEVNULL,
-            preexec_fn=_die_with(os.getpid()) if sys.platform == "linux" else None,  # noqa: PLW1509 - no threads yet
+            stderr=subprocess.PIPE,
+            env={**os.environ, _PARENT: str(os.getpid())},
         )
+        child.reader = threading.Thread(target=self._pass_on, args=(child.name, child.process.stderr), daemon=True)
+        child.reader.start()
+
+    def _pass_on(self, name: str, stderr: IO[bytes]) -> None:
+        """Say what a child says: a live table would be torn if it wrote to the terminal itself."""
+        with stderr:
+            for line in stderr:
+                self.say(f"{name}: {line.decode(errors='replace').rstrip()}")
 
 
-def _die_with(parent: int) -> Callable[[], None]:
-    """A function for the child that asks the kernel for SIGKILL when its parent is gone."""
-    libc = ctypes.CDLL(None)
-
-    def ask() -> None:
-        libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:
+def die_with_parent() -> None:
+    """Called in a child: has the kernel kill it when the supervisor is gone without a word (Linux)."""
+    parent = os.environ.pop(_PARENT, "")
+    if parent and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != int(parent):
             os._exit(1)
-
-    return ask
 
 
 def _outcome(status: int) -> str:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -28,7 +28,7 @@ INTEREST = (
     "*",
 )
 """Which meters come first."""
-PLAIN = 5
+PLAIN = 6
 """So many of these patterns are of interest where there is no table."""
 
 _REACH = 60 * SECOND
@@ -51,6 +51,8 @@ class View:
         self._seen: dict[bytes, int] = {}
         self._series: dict[tuple[int, str, str], deque[float]] = {}
         self._latest: dict[tuple[int, str, str], Sample] = {}
+        self._alive: set[tuple[int, str, str]] = set()
+        """Series that had another value than 0: an idle interface is worth no line."""
         self.total = 0
 
     def read(self) -> list[Sample]:
@@ -65,9 +67,19 @@ class View:
                 key = rank(made.name), made.name, made.resource_id
                 self._series.setdefault(key, deque(maxlen=_KEPT)).append(made.volume)
                 self._latest[key] = made
+                if made.volume:
+                    self._alive.add(key)
         self.total += len(fresh)
         self._seen = {i: t for i, t in self._seen.items() if t >= self._newest - _REACH}
         return sorted(fresh, key=lambda s: (s.timestamp, rank(s.name), s.name, s.resource_id))
+
+    def plain_lines(self, fresh: Iterable[Sample]) -> list[str]:
+        """A line for each sample of interest: time, meter, volume, unit, resource."""
+        return [
+            f"{format_time(s.timestamp)}  {s.name:<36} {number(s.volume):>12} {s.unit:<8} {s.resource_id}"
+            for s in fresh
+            if s.type != CUMULATIVE and rank(s.name) < PLAIN and (rank(s.name), s.name, s.resource_id) in self._alive
+        ]
 
     def table(self, headline: str, width: int, height: int) -> RenderableType:
         """What fits a terminal of this size."""
@@ -78,7 +90,7 @@ class View:
         table.add_column("volume", justify="right", no_wrap=True)
         table.add_column("unit", no_wrap=True)
         table.add_column("", no_wrap=True, style="green")
-        keys = sorted(self._latest)
+        keys = sorted(self._latest, key=lambda k: (k not in self._alive, k))
         room = max(1, height - 4)
         for key in keys[:room]:
             made = self._latest[key]
@@ -92,17 +104,3 @@ class View:
         rest = f"… and {len(keys) - room} more; " if len(keys) > room else ""
         foot = Text(f"{rest}{self.total} samples stored since the start", style="dim")
         return Group(Text(headline, style="bold"), table, foot)
-
-
-def plain_lines(fresh: Iterable[Sample]) -> list[str]:
-    """A line for each sample of interest: time, meter, volume, unit, resource."""
-    return [
-        f"{format_time(s.timestamp)}  {s.name:<36} {number(s.volume):>12} {s.unit:<8} {s.resource_id}"
-        for s in fresh
-        if s.type != CUMULATIVE and rank(s.name) < PLAIN
-    ]
-
-
-def console() -> Console:
-    """The terminal."""
-    return Console(highlight=False)

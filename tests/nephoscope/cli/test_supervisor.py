@@ -12,6 +12,7 @@ import pytest
 from nephoscope.cli import supervisor
 from nephoscope.cli.supervisor import Child, Supervisor
 
+LOYAL = "import time; from nephoscope.cli.supervisor import die_with_parent; die_with_parent(); time.sleep(60)"
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(60)"]
 
 
@@ -70,6 +71,21 @@ def test_a_child_that_fails_is_started_again_after_a_pause_that_doubles(supervis
     assert "1 s" in said[1]
 
 
+def test_what_a_child_says_is_passed_on(supervise):
+    one, said = supervise(
+        [sys.executable, "-c", "import sys, time; print('hello', file=sys.stderr, flush=True); time.sleep(60)"]
+    )
+
+    until(lambda: one.watch() is None and said == ["child 0: hello"])
+
+
+def test_one_for_all(supervise):
+    one, _ = supervise([sys.executable, "-c", "raise SystemExit(3)"], SLEEPER)
+    one.one_for_all = True
+
+    until(lambda: one.watch() == 3)
+
+
 def test_a_wrong_configuration_ends_it_all(supervise):
     one, _ = supervise([sys.executable, "-c", "raise SystemExit(78)"], SLEEPER)
 
@@ -81,12 +97,13 @@ def test_children_die_with_a_parent_that_is_killed(tmp_path):
     file = tmp_path / "pid"
     code = (
         "import sys, time\nfrom nephoscope.cli.supervisor import Child, Supervisor\n"
-        f"s = Supervisor([Child('c', {SLEEPER!r})], print); s.start()\n"
+        f"s = Supervisor([Child('c', {[sys.executable, '-c', LOYAL]!r})], print); s.start()\n"
         f"open({str(file)!r}, 'w').write(str(s.children[0].process.pid)); time.sleep(60)"
     )
     parent = subprocess.Popen([sys.executable, "-c", code])
     until(lambda: file.exists() and file.read_text())
     child = int(file.read_text())
+    time.sleep(1)  # It has told the kernel by then.
 
     parent.kill()
     parent.wait()
