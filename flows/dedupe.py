@@ -80,6 +80,7 @@ def dedupe(
     ids: SeenIds,
     rows: Rows,
     slot: I32,
+    close: I32 | slice,
     parts: list[I64] | None,
     marks: Watermarks,
     ttl: int,
@@ -88,9 +89,9 @@ def dedupe(
 ) -> Bools | None:
     """Which rows are new (None: all).
 
-    slot: of each row's series; parts: rounds of slots that occur more than once; ahead: rows too far in the future to move anything.
+    slot: of each row's series; close: the same, as a slice where it can be; parts: rounds of slots that occur more than once; ahead: rows too far in the future to move anything.
     """
-    if parts is None and ahead is None and _all_next(columns, rows, slot, marks, ttl, horizon):
+    if parts is None and ahead is None and _all_next(columns, rows, close, marks, ttl, horizon):
         return None
     watermark = marks.at(rows.position)
     new = np.ones(len(rows), bool)
@@ -110,27 +111,26 @@ def dedupe(
     return None if new.all() else new
 
 
-def _all_next(columns: Columns, rows: Rows, slot: I32, marks: Watermarks, ttl: int, horizon: int) -> bool:
+def _all_next(columns: Columns, rows: Rows, slot: I32 | slice, marks: Watermarks, ttl: int, horizon: int) -> bool:
     """The usual case, done here: every row is the next period of a series that is known. False: nothing was done.
 
-    The newest timestamp lies on the grid, so the one a period later does.
+    The newest timestamp lies on the grid, so the one a period later does. All rows of a call have one interval.
     """
     interval = int(rows.polled[0])
     if interval <= 0 or 64 * interval < horizon:
         return False
     newest, units = columns["time"], columns["unit"]
-    before, time = newest.take(slot), rows.time
+    before, time = newest[slot], rows.time
     if not (
         (time - before == interval).all()
-        and (rows.polled == interval).all()
-        and (units.take(slot) == interval // 1_000_000).all()
-        and (columns["source"].take(slot) == rows.source).all()
+        and (units[slot] == interval // 1_000_000).all()
+        and (columns["source"][slot] == rows.source).all()
         and marks.last - int(before.min()) <= ttl
     ):
         return False
     newest[slot] = time
     seen = columns["seen"]
-    seen[slot] = (seen.take(slot) << _ONE) | _ONE
+    seen[slot] = (seen[slot] << _ONE) | _ONE
     return True
 
 

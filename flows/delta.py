@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from flows.interning import Columns
+from flows.interning import Columns, numbers_of
 from flows.one_to_one import one_step
 from flows.rows import DELTA, Bools, F64, I32, I64
 from flows.target import Target, compile_target
@@ -38,7 +38,7 @@ def compile_step(parameters: Mapping[str, Any], _options: Any, _sink: Any) -> De
 
 def delta(
     columns: Columns,
-    slot: I32,
+    slot: I32 | slice,
     volume: F64,
     time: I64,
     _measured: I64,
@@ -50,10 +50,10 @@ def delta(
 ) -> tuple[F64, Bools | None]:
     """Difference to each series' predecessor, and which rows are published (None: all). No slot occurs twice."""
     times, volumes = columns["time"], columns["volume"]
-    before = times.take(slot)
+    before = times[slot]
     absent = before == NEVER
     forgotten = ~absent & (watermark - before > ttl)
-    difference = volume - volumes.take(slot)
+    difference = volume - volumes[slot]
     publish = ~absent & (time >= before) & ~forgotten
     negative: Any = False
     if growth_only is not False:
@@ -65,7 +65,7 @@ def delta(
     else:
         first = absent | forgotten
         accepted = publish | first
-        kept = slot[accepted]
+        kept = numbers_of(slot)[accepted]
         times[kept], volumes[kept] = time[accepted], volume[accepted]
         for reason, mask in (("first", first), ("late", ~accepted)):
             count = int(np.count_nonzero(mask))

@@ -109,11 +109,15 @@ class SeriesIndex:
             known = self.keys[at] == keys
             if known.all():
                 return self.slots[at]
-            fresh = np.unique(keys[~known])
+            keys_of_new = keys[~known]
         else:
-            fresh = np.unique(keys)
+            keys_of_new = keys
+        # In the order of first sight: what comes together then lies together, and is read and written as a slice.
+        fresh, first = np.unique(keys_of_new, return_index=True)
+        given = np.empty(len(fresh), np.int32)
+        given[np.argsort(first)] = self.allocate(len(fresh))
         where = np.searchsorted(self.keys, fresh)
-        self.slots = np.insert(self.slots, where, self.allocate(len(fresh)))
+        self.slots = np.insert(self.slots, where, given)
         self.keys = np.insert(self.keys, where, fresh)
         return self.slots[np.searchsorted(self.keys, keys)]
 
@@ -193,6 +197,19 @@ class Columns:
         self.ensure(size)
         for name, array in arrays.items():
             self.arrays[name][:size] = array
+
+
+def as_slice(slots: I32) -> I32 | slice:
+    """Slots that follow one another as a slice, through which columns are read and written without copies."""
+    n = len(slots)
+    if n and slots[-1] - slots[0] == n - 1 and (np.diff(slots) == 1).all():
+        return slice(int(slots[0]), int(slots[0]) + n)
+    return slots
+
+
+def numbers_of(slots: I32 | slice) -> Any:
+    """Slots as an array."""
+    return np.arange(slots.start, slots.stop) if isinstance(slots, slice) else slots
 
 
 def rounds(slots: I32, size: int) -> list[I64] | None:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import xxhash
 
 from flows import one_to_one
-from flows.interning import I32, I64, rounds
+from flows.interning import I32, I64, as_slice, rounds
 from flows.one_to_one import Entries
 from flows.plan import Plan, PlanStep
 from flows.rows import I8, Block, Bools, Rows, content_key, kinds_of
@@ -40,6 +40,7 @@ class Layout:
     resource: I32
     header: Header
     slot: I32 = field(default_factory=lambda: np.empty(0, np.int32))
+    close: I32 | slice = field(default_factory=lambda: slice(0, 0))
     rounds: list[I64] | None = None
     entries: list[tuple[str, Entries, bool]] = field(default_factory=list)
     """(kind, entries, whether they all end their sinks) of the one-to-one steps that come first in a sink."""
@@ -74,7 +75,7 @@ class Layout:
             int_column(batch, "measured_at"),
             ids[:, 0],
             ids[:, 1],
-            late.to_numpy(zero_copy_only=False),
+            _flags(late),
             np.full(n, polled),
         )
 
@@ -91,6 +92,7 @@ class Layout:
             return
         series = state.series["dedupe"]
         self.slot = series.find(self.resource, self.name, 0)
+        self.close = as_slice(self.slot)
         self.rounds = rounds(self.slot, series.index.size)
         n = len(self.name)
         used = np.unique(self.name)
@@ -139,6 +141,13 @@ class Layout:
                 start += len(entries)
             self._urls = [(url, None if mask.all() else mask) for url, mask in masks.items()]
         return self._urls
+
+
+def _flags(column: pa.BooleanArray) -> Bools:
+    """A column of flags, which usually are all off."""
+    if not column.offset and not np.frombuffer(column.buffers()[1], np.uint8)[: (len(column) + 7) // 8].any():
+        return np.zeros(len(column), bool)
+    return column.to_numpy(zero_copy_only=False)
 
 
 def layout_of(plan: Plan, state: State, batch: pa.RecordBatch, header: Header) -> Layout:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from flows.interning import Columns, I64, SeriesIndex, rounds
+from flows.interning import Columns, I64, SeriesIndex, as_slice, rounds
 from flows.plan import PlanStep
 from flows.rows import (
     CARRIED,
@@ -79,7 +79,7 @@ class Entries:
     """
 
     at: I64
-    slot: I32
+    slot: I32 | slice
     rounds: list[I64] | None
     cumulative: Bools
     name: I32
@@ -103,7 +103,7 @@ class OneToOne(Protocol):
     def __call__(
         self,
         columns: Columns,
-        slot: I32,
+        slot: I32 | slice,
         volume: F64,
         time: I64,
         measured: I64,
@@ -146,10 +146,11 @@ def enter(
         if target.scale is not None:
             scales.append((target, part))
     slot = state.find(resource[at], rows.name[at], numbers)
+    apart = rounds(slot, state.index.size)
     return Entries(
         at=at,
-        slot=slot,
-        rounds=rounds(slot, state.index.size),
+        slot=as_slice(slot) if apart is None else slot,
+        rounds=apart,
         cumulative=rows.kind[at] == 2,
         name=name,
         kind=kind,
@@ -289,6 +290,7 @@ def run(
     else:
         out = np.empty(len(at))
         publish = np.ones(len(at), bool)
+        assert not isinstance(entries.slot, slice)
         for part in entries.rounds:
             some, mask = function(
                 columns,

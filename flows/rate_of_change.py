@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from flows.interning import Columns
+from flows.interning import Columns, numbers_of
 from flows.one_to_one import one_step
 from flows.rows import GAUGE, Bools, F64, I32, I64
 from flows.target import Target, compile_target
@@ -37,7 +37,7 @@ def compile_step(parameters: Mapping[str, Any], _options: Any, _sink: Any) -> Ra
 
 def rate_of_change(
     columns: Columns,
-    slot: I32,
+    slot: I32 | slice,
     volume: F64,
     time: I64,
     measured: I64,
@@ -49,16 +49,16 @@ def rate_of_change(
 ) -> tuple[F64, Bools | None]:
     """Growth per second since each series' predecessor, and which rows have one (None: all). No slot occurs twice."""
     times, moments, volumes = columns["time"], columns["measured"], columns["volume"]
-    before = times.take(slot)
+    before = times[slot]
     # An absent predecessor is the least int64, so the difference wraps to below 0: neither newer nor forgotten.
     gap = time - before
     known = gap > 0
     forgotten = watermark - before > ttl
-    growth = volume - volumes.take(slot)
+    growth = volume - volumes[slot]
     reset = cumulative & (growth < 0)
     if reset.any():
         growth = np.where(reset, volume, growth)
-    was = moments.take(slot)
+    was = moments[slot]
     span = measured - was
     usable = (span > 0) & (span <= 2 * gap) & (was != NEVER) & (measured != NEVER)
     if usable.any():
@@ -70,14 +70,14 @@ def rate_of_change(
     accepted = known | first
     publish = known & ~forgotten
     late = ~accepted & (time < before)
+    rate = np.zeros(len(volume))
+    np.divide(growth, gap / 1e6, out=rate, where=publish)
     for reason, mask in (("first", first), ("late", late), ("zero_interval", ~accepted & ~late)):
         count = int(np.count_nonzero(mask))
         if count:
             counts[reason] = counts.get(reason, 0) + count
-    kept = slot[accepted]
+    kept = numbers_of(slot)[accepted]
     times[kept], moments[kept], volumes[kept] = time[accepted], measured[accepted], volume[accepted]
-    rate = np.zeros(len(slot))
-    np.divide(growth, gap / 1e6, out=rate, where=publish)
     return rate, publish
 
 

@@ -161,6 +161,7 @@ def _call(plan: Plan, state: State, group: list[Arrival], out: Output, *, exact:
             state.ids,
             rows,
             layout.slot,
+            layout.close,
             layout.rounds,
             marks,
             plan.options.micros("series_ttl"),
