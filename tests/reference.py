@@ -447,7 +447,7 @@ class Arithmetic(Step):
             return _micros(self.parameters["interval"])
         for source, matching in self.sources:
             if matching.matches(meter):
-                return _micros(source.interval)
+                return _micros(source.interval or 0)
         return MINUTE
 
     def advance(self, watermark: int) -> list[Row]:
@@ -735,8 +735,8 @@ def _is_object(text: str) -> bool:
         return False
 
 
-def _micros(seconds: Any) -> int:
-    return int(round(seconds * SECOND))
+def _micros(seconds: float) -> int:
+    return round(seconds * SECOND)
 
 
 def _mixed(hi: int, lo: int, key_hi: Any, key_lo: Any) -> bytes:

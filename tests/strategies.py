@@ -37,6 +37,7 @@ METADATA = (
 POLLINGS = ((10, ("fast",)), (60, ("slow",)), (60, ("slow", "s0")), (600, ("s1",)), (60, ()))
 """(interval, polling sources) of polled messages. s0 and s1 are sources of the pipelines below."""
 
+_PUSHED, _MARK = -1, -2
 _PLAIN = ("",) * 90
 _TWISTS = (
     *("double", "double", "double", "same_id", "gauge", "delta", "cumulative", "off_grid", "other_source"),
@@ -67,7 +68,7 @@ _specs = st.builds(
     twist=st.sampled_from(_PLAIN + _TWISTS),
 )
 _messages = st.tuples(
-    st.sampled_from(("pushed", "pushed", "pushed", "mark", 0, 1, 1, 2, 3, 4)),
+    st.sampled_from((_PUSHED, _PUSHED, _PUSHED, _MARK, 0, 1, 1, 2, 3, 4)),
     st.sampled_from((0, 0, 5, 10, 10, 30, 60, 60, 60, 61, 200) * 2 + (1300, 9000)),
     st.lists(_specs, max_size=4) | st.lists(_specs, min_size=4, max_size=9),
 )
@@ -100,11 +101,11 @@ def logs(draw: st.DrawFn, max_messages: int = 14, *, clean: bool = False) -> lis
     for kind, step, specs in drawn:
         now += step * SECOND
         append_time = now if dated else None
-        if kind == "mark":
+        if kind == _MARK:
             ahead = 400 * SECOND if specs and not clean and len(specs) > 5 else 0
             out.append(Message(append_time, mark=now + ahead))
             continue
-        interval, polling = (0, ()) if clean or kind == "pushed" else POLLINGS[int(kind)]
+        interval, polling = (0, ()) if clean or kind == _PUSHED else POLLINGS[kind]
         samples = []
         for spec in specs:
             number += 1
