@@ -51,8 +51,11 @@ class View:
         self._seen: dict[bytes, int] = {}
         self._series: dict[tuple[int, str, str], deque[float]] = {}
         self._latest: dict[tuple[int, str, str], Sample] = {}
+        # Series that had another value than 0: an idle interface is worth no line.
         self._alive: set[tuple[int, str, str]] = set()
-        """Series that had another value than 0: an idle interface is worth no line."""
+        self.total = 0
+        # What an earlier run stored is no news, but it is where the spark lines begin.
+        self.read()
         self.total = 0
 
     def read(self) -> list[Sample]:
