@@ -6,11 +6,8 @@ one poll too, whose samples are tagged for each source that asked for their mete
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import reduce
-from itertools import combinations
-from math import lcm
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from nephoscope.batch import Header
 from nephoscope.errors import nearest
@@ -21,52 +18,23 @@ from nephoscope.times import SECOND
 from sources.pollster import Pollster
 
 
-class Intervals:
-    """The moments at which one of some intervals begins: all multiples of them. Times in microseconds."""
-
-    __slots__ = ("_counted", "all", "least")
-
-    def __init__(self, seconds: Collection[int]) -> None:
-        self.all = tuple(sorted({s * SECOND for s in seconds}))
-        self.least = self.all[0]
-        # A multiple of the least interval has no moment of its own.
-        own = [i for i in self.all if i == self.least or i % self.least]
-        # Inclusion and exclusion: the moments of any of several intervals are counted once.
-        self._counted = [
-            (1 if size % 2 else -1, reduce(lcm, some))
-            for size in range(1, len(own) + 1)
-            for some in combinations(own, size)
-        ]
-
-    def latest(self, now: int) -> int:
-        """The newest moment at or before `now`."""
-        return max(now // i * i for i in self.all)
-
-    def next(self, after: int) -> int:
-        """The first moment behind `after`."""
-        return min((after // i + 1) * i for i in self.all)
-
-    def between(self, after: int, before: int) -> int:
-        """How many moments lie strictly between two times."""
-        if before <= after + 1:
-            return 0
-        return sum(sign * ((before - 1) // step - after // step) for sign, step in self._counted)
-
-
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What one call asks, and for which sources. `key` names it wherever it is hashed."""
+    """What one call asks, and for which sources.
+
+    `key` names it wherever it is hashed; `intervals` are those of its sources, each once, the shortest first (microseconds).
+    """
 
     pollster: Pollster
     resource: str
     sources: tuple[PollingSource, ...]
-    intervals: Intervals = field(compare=False, repr=False)
+    intervals: tuple[int, ...]
     key: str
     slot: int
 
     def jitter(self, spread: float, most: int) -> int:
         """Microseconds that it waits in each period, by its hash: at most `spread` of its shortest interval, and `most`."""
-        room = min(int(self.intervals.least * spread), most)
+        room = min(int(self.intervals[0] * spread), most)
         return key_hash("jitter\0" + self.key) % room if room > 0 else 0
 
 
@@ -95,7 +63,6 @@ class Targets:
         self._member = member
         self._filters = {s: MeterFilter(s.meters) for s in polling.sources}
         self._asks: dict[tuple[str, tuple[PollingSource, ...]], Ask] = {}
-        self._intervals: dict[tuple[int, ...], Intervals] = {}
 
     def pairs(self) -> list[tuple[PollingSource, Pollster]]:
         """The sources and the pollsters that give them meters."""
@@ -137,16 +104,16 @@ class Targets:
                     by_name[name],
                     resource,
                     tuple(sources),
-                    self._intervals_of(tuple(s.interval for s in sources)),
+                    intervals_of(sources),
                     key,
                     slot(key),
                 )
             )
         return out
 
-    def ask(self, target: Target, due: int) -> Ask:
-        """What to ask of a target at a moment at which one of its intervals begins."""
-        active = tuple(s for s in target.sources if due % (s.interval * SECOND) == 0)
+    def ask(self, target: Target, intervals: Collection[int]) -> Ask:
+        """What to ask of a target for its sources of these intervals (microseconds)."""
+        active = tuple(s for s in target.sources if s.interval * SECOND in intervals)
         known = self._asks.get((target.pollster.name, active))
         if known is None:
             headers: dict[str, Header] = {}
@@ -171,8 +138,10 @@ class Targets:
             if source not in heard
         ]
 
-    def _intervals_of(self, seconds: tuple[int, ...]) -> Intervals:
-        return self._intervals.setdefault(seconds, Intervals(seconds))
+
+def intervals_of(sources: Iterable[PollingSource]) -> tuple[int, ...]:
+    """The intervals of some sources, each once, the shortest first (microseconds)."""
+    return tuple(sorted({s.interval * SECOND for s in sources}))
 
 
 def _discoveries(source: PollingSource, pollster: Pollster) -> tuple[str, ...]:

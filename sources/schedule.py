@@ -1,6 +1,7 @@
 """When each target is polled: aligned periods, each once, in order, none silently left out. Pure: no clock, no thread, no input or output.
 
-A target falls *due* at the start of each of its periods, and is started its jitter later. While it waits to be started, is being polled,
+A target has periods of each of its intervals. It falls *due* at the start of a period; periods of several intervals that start together are one
+poll. The poll is started its jitter later, and a period is caught up for as long as it runs. While a target waits to be started, is being polled,
 or its samples are on their way into the log, that period of it is *open*. From what is open follows all else: "slot done through p" (no
 open period of the slot's targets is older) and the marks (all that was read for a period is on its way).
 """
@@ -14,34 +15,45 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from nephoscope.times import SECOND
-from sources.polling import Intervals, Target
+from sources.polling import Target
 
 _WAITING, _POLLED, _STUCK = range(3)
 
 
 class Poll(msgspec.Struct, gc=False, eq=False):
-    """One target, to be polled for the period that starts at `due`; of no use once the next one starts, at `expires`."""
+    """One target, to be polled for the periods of some `intervals` that start at `due`; the first of them ends at `expires`."""
 
     target: Target
     due: int
+    intervals: tuple[int, ...]
     expires: int
     late: bool
 
 
 class _State:
-    """What the schedule knows of a target. `last`: the newest period that is settled; `due`: the one that is open."""
+    """What the schedule knows of a target.
 
-    __slots__ = ("due", "gone", "jitter", "last", "phase", "silent_until", "target", "version")
+    `settled`: the newest period of each of its intervals that was polled or counted. `due` and `active`: what is open, the period starts
+    and its intervals.
+    """
 
-    def __init__(self, target: Target, jitter: int, last: int) -> None:
+    __slots__ = ("active", "due", "gone", "jitter", "phase", "settled", "silent_until", "target", "version")
+
+    def __init__(self, target: Target, jitter: int, settled: dict[int, int]) -> None:
         self.target = target
         self.jitter = jitter
-        self.last = last
+        self.settled = settled
         self.due = 0
+        self.active: tuple[int, ...] = ()
         self.phase = _WAITING
         self.silent_until = 0
         self.gone = False
         self.version = 0
+
+    def settle(self, due: int, intervals: tuple[int, ...]) -> None:
+        for interval in intervals:
+            if interval in self.settled:
+                self.settled[interval] = due
 
 
 class _Open:
@@ -74,15 +86,14 @@ class Schedule:
         spread: the part of the shortest interval over which polls are spread, ...
         max_jitter: ... and at most so many microseconds.
 
-    `counts` grows: missed (periods that nobody polled), overruns (polls that lasted into the next period), late (polls started after their
-    place in the period), silenced (left out after a permanent error), clock (the clock was set back).
+    `counts` grows: missed (periods that nobody polled), silenced (periods left out after a permanent error), overruns (polls that
+    lasted into the next period), late (polls started after their place in the period), clock (the clock was set back).
 
     """
 
     def __init__(self, intervals: Iterable[int], *, spread: float = 0.5, max_jitter: int = 30 * SECOND) -> None:
         self.counts: Counter[str] = Counter()
-        seconds = tuple(intervals)
-        self._periods = Intervals(seconds) if seconds else None
+        self._intervals = tuple(sorted({s * SECOND for s in intervals}))
         self._spread = spread
         self._max_jitter = max_jitter
         self._states: dict[str, _State] = {}
@@ -91,6 +102,7 @@ class Schedule:
         self._slots: dict[int, _Open] = {}
         self._marked: int | None = None
         self._newest = 0
+        self._version = 0
 
     def __len__(self) -> int:
         """How many targets there are."""
@@ -113,7 +125,8 @@ class Schedule:
         for key, target in wanted.items():
             known = self._states.get(key)
             if known is None:
-                state = _State(target, target.jitter(self._spread, self._max_jitter), self._taken_up(target, now, done))
+                settled = self._taken_up(target, now, done)
+                state = _State(target, target.jitter(self._spread, self._max_jitter), settled)
                 self._states[key] = state
                 self._plan(state, now)
             elif known.gone or known.target.sources != target.sources:
@@ -122,22 +135,20 @@ class Schedule:
                     self._close(known)
                 known.target, known.gone = target, False
                 known.jitter = target.jitter(self._spread, self._max_jitter)
+                known.settled = {i: known.settled.get(i, now // i * i - i) for i in target.intervals}
                 if replan:
                     self._plan(known, now)
             else:
                 known.target = target
 
-    def _taken_up(self, target: Target, now: int, done: Mapping[int, int]) -> int:
-        """The newest period of a new target that counts as settled."""
-        current = target.intervals.latest(now)
+    def _taken_up(self, target: Target, now: int, done: Mapping[int, int]) -> dict[int, int]:
+        """The newest period of each interval of a new target that counts as settled."""
         first = done.get(target.slot)
-        if first is None:
-            return current - 1
-        if first > current + 2 * target.intervals.all[-1]:
+        if first is not None and first > now + 2 * target.intervals[-1]:
             # It was noted by a clock that went ahead: to wait until then would be to stop.
             self.counts["clock"] += 1
-            return current - 1
-        return first - 1
+            first = None
+        return {i: now // i * i - i if first is None else (first - 1) // i * i for i in target.intervals}
 
     def _drop(self, key: str, state: _State) -> None:
         if state.gone:
@@ -155,7 +166,7 @@ class Schedule:
 
     def start(self, now: int, limit: int = 1 << 30) -> list[Poll]:
         """The polls to start now, at most `limit`."""
-        if self._periods is not None and now < self._newest - self._periods.least:
+        if self._intervals and now < self._newest - self._intervals[0]:
             self._set_back(now)
         self._newest = now
         out: list[Poll] = []
@@ -164,18 +175,20 @@ class Schedule:
             state = self._states.get(key)
             if state is None or state.version != version or state.gone:
                 continue
-            if state.phase == _STUCK or state.target.intervals.latest(now) > due:
-                self.counts["missed"] += 1
-                self._skip(state, now)
-            elif state.silent_until > now:
-                self.counts["silenced"] += 1
-                self._skip(state, now)
+            if state.phase == _STUCK or state.silent_until > now:
+                self.counts["missed" if state.phase == _STUCK else "silenced"] += len(state.active)
+                self._close(state)
+                state.settle(due, state.active)
+                self._plan(state, now)
+            elif now >= due + state.active[0]:
+                # The shortest period is over; those of longer intervals may still run.
+                self._close(state)
+                self._plan(state, now)
             else:
-                intervals = state.target.intervals
-                late = now > begin + max(SECOND, intervals.least // 10)
+                late = now > begin + max(SECOND, state.active[0] // 10)
                 self.counts["late"] += late
                 state.phase = _POLLED
-                out.append(Poll(state.target, due, intervals.next(due), late))
+                out.append(Poll(state.target, due, state.active, due + state.active[0], late))
         return out
 
     def next_start(self) -> int | None:
@@ -189,18 +202,16 @@ class Schedule:
             poll: the poll. `read` and `logged` (or `lost`) settle its period.
             now: the time.
             stuck: the call itself has not returned: nothing is started for the target until `released`.
-            missed: it was never started.
+            missed: it was not started before it expired.
             silence: microseconds for which the target is left alone.
 
         """
         state = self._states.get(poll.target.key)
         if state is None:
             return
-        if missed:
-            self.counts["missed"] += 1
-        elif now >= poll.expires:
-            self.counts["overruns"] += 1
-        state.last = poll.due
+        if not missed:
+            self.counts["overruns"] += now >= poll.expires
+            state.settle(poll.due, poll.intervals)
         state.phase = _STUCK if stuck else _WAITING
         if silence:
             state.silent_until = now + silence
@@ -231,41 +242,45 @@ class Schedule:
         self.logged(poll)
 
     def _plan(self, state: _State, now: int) -> None:
-        """Open the target's next period: the one that runs if it is not settled, else the next. What lies between is missed."""
-        intervals = state.target.intervals
-        current = intervals.latest(now)
-        if state.last > intervals.next(now):
-            state.last = current - 1  # Polled under a clock that went ahead and was set back.
-        if current > state.last:
-            self.counts["missed"] += intervals.between(state.last, current)
-            state.due = current
-        else:
-            state.due = intervals.next(state.last)
-        self._unread.add(state.due)
-        self._slots.setdefault(state.target.slot, _Open()).add(state.due)
-        state.version += 1
-        heapq.heappush(self._heap, (state.due + state.jitter, state.due, state.target.key, state.version))
+        """Open the target's oldest period that runs and is not settled, else the next to come. Those that have ended are missed."""
+        settled = state.settled
+        due = 1 << 62
+        active: list[int] = []
+        for interval in state.target.intervals:
+            current = now // interval * interval
+            last = settled[interval]
+            if last > current + interval:
+                last = current - interval  # Polled under a clock that went ahead and was set back.
+            elif last < current - interval:
+                self.counts["missed"] += (current - last) // interval - 1
+                last = current - interval
+            settled[interval] = last
+            if last + interval < due:
+                due, active = last + interval, [interval]
+            elif last + interval == due:
+                active.append(interval)
+        state.due, state.active = due, tuple(active)
+        self._unread.add(due)
+        self._slots.setdefault(state.target.slot, _Open()).add(due)
+        self._version += (
+            1  # Of all targets, so that an entry of one that was there before is never taken for a new one's.
+        )
+        state.version = self._version
+        heapq.heappush(self._heap, (due + state.jitter, due, state.target.key, state.version))
 
     def _close(self, state: _State) -> None:
         """Close the open period of a target that waits."""
         self._unread.remove(state.due)
         self._slots[state.target.slot].remove(state.due)
-        state.version += 1
-
-    def _skip(self, state: _State, now: int) -> None:
-        """Leave the open period out and plan the next."""
-        self._close(state)
-        state.last = state.due
-        self._plan(state, now)
+        state.version = 0
 
     def _set_back(self, now: int) -> None:
         """The clock was set back: periods that were polled under the wrong time must not keep the right ones from being polled."""
         self.counts["clock"] += 1
         self._marked = None
         for state in self._states.values():
-            if state.phase != _POLLED and not state.gone and state.due > state.target.intervals.next(now):
+            if state.phase != _POLLED and not state.gone:
                 self._close(state)
-                state.last = state.due
                 self._plan(state, now)
 
     # What follows from it
@@ -281,15 +296,19 @@ class Schedule:
 
     def mark(self, now: int) -> int | None:
         """The newest period that has begun and for which all has been read, if it was not told before."""
-        if self._periods is None:
+        if not self._intervals:
             return None
-        moment = self._periods.latest(now)
+        moment = self._latest(now)
         if self._marked is None:
             self._marked = moment - 1  # Nothing is known of the periods before the start.
         oldest = self._unread.oldest()
         if oldest is not None and oldest <= moment:
-            moment = self._periods.latest(oldest - 1)
+            moment = self._latest(oldest - 1)
         if moment <= self._marked:
             return None
         self._marked = moment
         return moment
+
+    def _latest(self, now: int) -> int:
+        """The newest start of a period of any interval."""
+        return max(now // i * i for i in self._intervals)

@@ -1,12 +1,10 @@
 """Targets of a polling definition: pollsters times resources and discoveries, merged; and what is asked of them when."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from nephoscope.pipeline import Polling, PollingSource
 from nephoscope.times import SECOND
-from sources.polling import Intervals, Targets
+from sources.polling import Targets
 from sources.pollster import Meter, Pollster
 
 
@@ -57,21 +55,23 @@ def test_sources_that_share_a_target_share_its_polls():
     targets, found = targets_of([a, b], both)
     (target,) = found.values()
 
-    short, long = targets.ask(target, 60 * SECOND), targets.ask(target, 600 * SECOND)
+    short, long = targets.ask(target, [60 * SECOND]), targets.ask(target, [60 * SECOND, 600 * SECOND])
     assert short.meters == {"cpu"}
     assert (short.headers["cpu"].interval, short.headers["cpu"].polling) == (60, ("a",))
     assert long.meters == {"cpu", "memory"}
     assert (long.headers["cpu"].interval, long.headers["cpu"].polling) == (60, ("a", "b"))
     assert (long.headers["memory"].interval, long.headers["memory"].polling) == (600, ("b",))
     assert long.headers["memory"].member == "me"
-    assert targets.ask(target, 660 * SECOND) is short
+    assert targets.ask(target, [60 * SECOND]) is short
+    assert targets.ask(target, [600 * SECOND]).headers["cpu"].polling == ("b",)
+    assert target.intervals == (60 * SECOND, 600 * SECOND)
 
 
 def test_sources_of_one_interval_poll_once_and_both_are_named():
     targets, found = targets_of([PollingSource(n, 60, ("cpu",), ("vm",)) for n in "ab"], CPU)
     (target,) = found.values()
 
-    assert targets.ask(target, 0).headers["cpu"].polling == ("a", "b")
+    assert targets.ask(target, target.intervals).headers["cpu"].polling == ("a", "b")
 
 
 def test_jitter_spreads_targets_over_a_part_of_the_period_and_stays():
@@ -91,27 +91,6 @@ def test_a_source_that_nobody_gives_anything_is_told_with_the_nearest_meter():
     ((source, hint),) = targets.silent()
     assert source.name == "a"
     assert "cpu" in hint
-
-
-moments = st.integers(0, 10**9)
-
-
-@given(st.sets(st.integers(1, 12), min_size=1, max_size=4), st.integers(0, 10**8), st.integers(-5, 10**8))
-def test_intervals_count_their_moments_once(seconds, after, span):
-    intervals = Intervals(seconds)
-    before = after + span
-    moments = {m for s in seconds for m in range(max(before, 0) // SECOND + 20) if m % s == 0}
-
-    assert intervals.between(after, before) == len([m for m in moments if after < m * SECOND < before])
-    assert (
-        intervals.next(after)
-        == min(m for m in range(after // SECOND + 14) if any(m % s == 0 for s in seconds) and m * SECOND > after)
-        * SECOND
-    )
-    assert (
-        intervals.latest(after)
-        == max(m for m in range(after // SECOND + 1) if any(m % s == 0 for s in seconds)) * SECOND
-    )
 
 
 @pytest.mark.parametrize("sources", [(), (PollingSource("a", 60, ("nothing",)),)])

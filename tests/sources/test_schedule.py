@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from nephoscope.pipeline import PollingSource
 from nephoscope.times import SECOND
-from sources.polling import Intervals, Target
+from sources.polling import Target, intervals_of
 from sources.pollster import Pollster
 from sources.schedule import Schedule
 
@@ -17,7 +17,7 @@ POLLSTER = Pollster("p", (), lambda _r, _m: [])
 
 def target(name="t", *seconds, slot=0):
     sources = tuple(PollingSource(f"s{s}", s, ("*",)) for s in seconds or (10,))
-    return Target(POLLSTER, name, sources, Intervals([s.interval for s in sources]), f"p\0{name}", slot)
+    return Target(POLLSTER, name, sources, intervals_of(sources), f"p\0{name}", slot)
 
 
 def schedule_of(*targets, at=START, done=None, spread=0.0, seconds=(10,)):
@@ -255,11 +255,41 @@ def test_a_target_whose_sources_change_loses_no_period():
     finish(schedule, schedule.start(at(0)), at(0))
     schedule.retarget([target("t", 10, 20)], at(5))
 
+    (new,) = schedule.start(at(5))
+    assert (new.due, new.intervals) == (START, (20 * SECOND,)), "the new source's period runs"
+    finish(schedule, [new], at(6))
     assert dues(schedule.start(at(10))) == [10]
-    assert schedule.counts == Counter()
+    assert schedule.counts["missed"] == 0
 
 
-@settings(max_examples=60, deadline=None)
+def test_a_long_period_is_caught_up_while_it_runs_though_short_ones_have_passed():
+    """At 65 s: the period of 60 s runs, that of 600 s too; the one of 60 s that began with it is over."""
+    schedule = schedule_of(target("t", 60, 600), seconds=(60, 600), at=at(65), done={0: START})
+    (first,) = schedule.start(at(65))
+    assert (first.due, first.intervals, first.late) == (START, (600 * SECOND,), True)
+    assert first.expires == at(600)
+    finish(schedule, [first], at(66))
+    (second,) = schedule.start(at(66))
+    assert (second.due, second.intervals) == (at(60), (60 * SECOND,))
+    finish(schedule, [second], at(67))
+
+    assert schedule.counts["missed"] == 1
+    assert schedule.next_start() == at(120)
+
+
+def test_a_poll_that_waited_too_long_is_asked_for_the_periods_that_still_run():
+    schedule = schedule_of(target("t", 10, 60), seconds=(10, 60))
+    (poll,) = schedule.start(at(0))
+    assert poll.intervals == (10 * SECOND, 60 * SECOND)
+    schedule.finished(poll, at(12), missed=True)
+    schedule.lost(poll)
+
+    (again,) = schedule.start(at(12))
+    assert (again.due, again.intervals) == (START, (60 * SECOND,))
+    assert schedule.counts["missed"] == 1
+
+
+@settings(max_examples=80, deadline=None)
 @given(st.data())
 def test_every_period_is_polled_once_or_counted(data):
     """Whatever the durations, pauses and refusals: in order, never twice, and the sum is right."""
@@ -267,28 +297,37 @@ def test_every_period_is_polled_once_or_counted(data):
     schedule = schedule_of(*targets, spread=0.5, seconds=(10, 15, 60))
     now = START
     running = []
-    polled = {t.resource: [] for t in targets}
+    polled = {(t.resource, i): [] for t in targets for i in t.intervals}
+    order = {t.resource: [] for t in targets}
+
+    def end(poll, *, missed=False):
+        schedule.finished(poll, now, missed=missed)
+        schedule.lost(poll)
+        if not missed:
+            order[poll.target.resource].append(poll.due)
+            for interval in poll.intervals:
+                polled[poll.target.resource, interval].append(poll.due)
+
     for _ in range(40):
         now += data.draw(st.integers(1, 25 * SECOND))
         for poll in [p for p in running if data.draw(st.booleans())]:
             running.remove(poll)
-            schedule.finished(poll, now)
-            schedule.lost(poll)
+            end(poll, missed=now >= poll.expires and data.draw(st.booleans()))
         for poll in schedule.start(now, data.draw(st.integers(0, 3))):
             assert poll.due <= now < poll.expires
-            polled[poll.target.resource].append(poll.due)
             running.append(poll)
     for poll in running:
-        schedule.finished(poll, now)
-        schedule.lost(poll)
-    for poll in schedule.start(now):
-        polled[poll.target.resource].append(poll.due)
-        schedule.finished(poll, now)
-        schedule.lost(poll)
+        end(poll)
 
-    for seen in polled.values():
+    for seen in order.values():
         assert seen == sorted(set(seen))
-    # Every period before the one that is open now.
-    settled = sum(t.intervals.between(START - 1, schedule._states[t.key].due) for t in targets)
+    settled = 0
+    for t in targets:
+        for interval in t.intervals:
+            seen = polled[t.resource, interval]
+            assert seen == sorted(set(seen))
+            assert all(due % interval == 0 for due in seen)
+            newest = schedule._states[t.key].settled[interval]
+            assert newest >= now - 2 * interval
+            settled += (newest - START) // interval + 1
     assert sum(map(len, polled.values())) + schedule.counts["missed"] == settled
-    assert all(schedule._states[t.key].due >= t.intervals.latest(now) for t in targets)

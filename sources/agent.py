@@ -1,0 +1,357 @@
+"""The agent: polls targets on aligned periods and appends what they give, a batch a partition, with a mark for each period.
+
+Guarantee: at least once, and once in effect: the ids of the samples of a (source, meter, resource, period) are the same whoever polls it
+and how often. A period counts as done only when the log has acknowledged its samples; one that is not done is polled again after
+a crash as long as it runs, and counted as missed after that. A target's periods come in order.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from nephoscope import registry, times
+from nephoscope.errors import Unavailable
+from nephoscope.metrics import Counts
+from nephoscope.pipeline import Polling
+from nephoscope.push import MAX_SAMPLE_BYTES, marks
+from nephoscope.sample import DEFAULT_SOURCE
+from nephoscope.settings import Settings
+from nephoscope.times import SECOND
+from nephoscope.topics import SAMPLES, Log
+from sources.discovery import Discoveries, Discovery
+from sources.gather import Gatherer
+from sources.polling import Ask, Targets
+from sources.pollster import Discover, PermanentError, Pollster
+from sources.progress import FileProgress, MemoryProgress, Progress
+from sources.schedule import Poll, Schedule
+from sources.workers import InlineWorkers, Job, Outcome, Workers
+from sources.writer import Chunk, InlineWriter, Writer
+
+_log = logging.getLogger(__name__)
+
+_TICK = 0.25
+"""The agent looks around at least so often (seconds)."""
+_FLUSH_ROWS = 100_000
+_RETAIN_EVERY = 60.0
+
+
+class _Polled(msgspec.Struct, eq=False):
+    poll: Poll
+    ask: Ask
+
+
+class Agent:
+    """Polls what a polling definition names. `run` until told to stop; or `step`, by whoever has a clock of his own.
+
+    Args:
+        polling: what to poll, and how often.
+        pollsters: those to use, by name.
+        log: where the samples go.
+        discoveries: those that sources and pollsters may name.
+        progress: where it is kept what is done; by default it is not kept.
+        source: the `source` of the samples.
+        member: this agent's name, a diagnostic in every message.
+        clock: the wall clock, in microseconds.
+        concurrency: calls at once.
+        timeout: seconds that a call may take, at most the target's interval; a pollster's own time-out takes its place.
+        spread: the part of a period over which polls are spread, by the hash of the target, ...
+        max_jitter: ... and at most so many seconds.
+        max_sample_bytes: a longer reading goes to the dead letters.
+        max_backlog: samples that wait for the log; beyond it nothing is polled, and missed in the end.
+        silence: seconds for which a target is left alone after a PermanentError.
+        threads: False makes every call and append at once, in the thread of `step`.
+
+    """
+
+    def __init__(
+        self,
+        polling: Polling,
+        pollsters: Mapping[str, Pollster],
+        log: Log,
+        *,
+        discoveries: Mapping[str, Discover] | None = None,
+        progress: Progress | None = None,
+        source: str = DEFAULT_SOURCE,
+        member: str = "",
+        clock: Callable[[], int] = times.now,
+        concurrency: int = 16,
+        timeout: float = 30.0,
+        spread: float = 0.25,
+        max_jitter: float = 30.0,
+        max_sample_bytes: int = MAX_SAMPLE_BYTES,
+        max_backlog: int = 1_000_000,
+        silence: float = 3600.0,
+        threads: bool = True,
+    ) -> None:
+        self.counts = Counts("agent")
+        self._clock = clock
+        self._member = member
+        self._timeout = timeout
+        self._max_backlog = max_backlog
+        self._silence = round(silence * SECOND)
+        self._wake = threading.Event()
+        self._targets = Targets(polling, pollsters, member)
+        self._schedule = Schedule(self._targets.intervals, spread=spread, max_jitter=round(max_jitter * SECOND))
+        self._partitions = log.partitions(SAMPLES)
+        self._gatherer = Gatherer(self._partitions, source, max_sample_bytes)
+        self._gathered: list[Poll] = []
+        self._gathered_since = 0
+        least = min(self._targets.intervals, default=1) * SECOND
+        self._window = min(max(least // 20, SECOND // 5), 2 * SECOND)
+        self._discoveries = Discoveries(self._targets.discoveries(), discoveries or {}, self.counts)
+        self._progress = progress or MemoryProgress()
+        self._done = self._progress.load()
+        self._starting = True
+        self._failing: set[str] = set()
+        self._workers: Workers | InlineWorkers
+        self._writer: Writer | InlineWriter
+        if threads:
+            self._workers = Workers(concurrency, clock=clock, wake=self._wake.set)
+            self._writer = Writer(log, self.counts, self._wake.set)
+        else:
+            self._workers = InlineWorkers(clock)
+            self._writer = InlineWriter(log, self.counts)
+        for name, hint in self._targets.silent():
+            _log.warning("nothing is polled for the source %r: no pollster gives its meters (%s)", name.name, hint)
+
+    def run(self, stop: threading.Event, grace: float = 5.0) -> None:
+        """Poll until `stop` is set; then wait up to `grace` seconds for what runs and for the log.
+
+        Raises what no waiting mends: TopicError, OSError.
+        """
+        try:
+            while not stop.is_set():
+                self._wake.clear()
+                wait = self.step()
+                self._wake.wait(wait)
+        finally:
+            self._finish(grace)
+
+    def step(self) -> float:
+        """Do what is to be done now; the seconds until there may be more."""
+        now = self._clock()
+        if self._writer.error is not None:
+            raise self._writer.error
+        self._look_for_targets(now)
+        self._start(now)
+        self._collect()
+        self._flush(now)
+        self._acknowledge()
+        self._tell()
+        return self._wait(now)
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """How it stands, for /ready: the log's availability, targets, calls that hang, samples that wait for the log."""
+        return {
+            "log": self._writer.available,
+            "targets": len(self._schedule),
+            "hung": self._workers.hung,
+            "backlog": self._writer.rows + self._gatherer.rows,
+        }
+
+    # Targets
+
+    def _look_for_targets(self, now: int) -> None:
+        for job in self._discoveries.due(now, self._timeout):
+            self._workers.submit(job)
+        if self._starting and self._discoveries.answered:
+            self._retarget(now)
+            # What is new from here on is new, and not left from before the start.
+            self._starting = False
+            self._done = {}
+
+    def _retarget(self, now: int) -> None:
+        self._schedule.retarget(self._targets.targets(self._discoveries.found), now, self._done)
+
+    # Polls
+
+    def _start(self, now: int) -> None:
+        if self._writer.rows + self._gatherer.rows >= self._max_backlog:
+            return
+        for poll in self._schedule.start(now):
+            ask = self._targets.ask(poll.target, poll.intervals)
+            pollster = poll.target.pollster
+            timeout = pollster.timeout or min(self._timeout, poll.target.intervals[0] / SECOND)
+            call = partial(pollster.poll, poll.target.resource, ask.meters)
+            self._workers.submit(Job(_Polled(poll, ask), call, timeout, poll.expires))
+
+    def _collect(self) -> None:
+        for outcome in self._workers.outcomes():
+            subject = outcome.job.subject
+            if isinstance(subject, Discovery):
+                if self._discoveries.take(subject, outcome):
+                    self._retarget(self._clock())
+            else:
+                self._polled(outcome, subject.poll, subject.ask)
+
+    def _polled(self, outcome: Outcome, poll: Poll, ask: Ask) -> None:
+        schedule = self._schedule
+        if outcome.state == "returned":
+            schedule.released(poll.target)
+            if outcome.items:
+                self.counts.dropped(len(outcome.items), "too_late")
+            return
+        now = self._clock()
+        if outcome.state == "expired":
+            schedule.finished(poll, now, missed=True)
+            schedule.lost(poll)
+            return
+        if outcome.state == "timeout":
+            self._failed(poll, "timeout", f"no answer within {(outcome.ended - outcome.began) / SECOND:.1f} s")
+            schedule.finished(poll, now, stuck=True)
+            schedule.lost(poll)
+            return
+        silence = 0
+        if outcome.error is None:
+            self._failing.discard(poll.target.key)
+        elif isinstance(outcome.error, PermanentError):
+            silence = self._silence
+            self._failed(poll, "permanent", f"{outcome.error}; left alone for {self._silence // SECOND} s")
+        else:
+            self._failed(poll, "poll", _words(outcome.error))
+        if not self._gathered:
+            self._gathered_since = now
+        # The middle of the call is nearest to when it was read.
+        measured_at = (outcome.began + outcome.ended) // 2
+        self.counts.received(self._gatherer.add(outcome.items, ask.headers, poll.due, measured_at, late=poll.late))
+        self._gathered.append(poll)
+        schedule.finished(poll, now, silence=silence)
+
+    def _failed(self, poll: Poll, reason: str, detail: str) -> None:
+        self.counts.failed(reason)
+        # Once, until it works again: thousands of hosts may be away.
+        level = logging.DEBUG if poll.target.key in self._failing else logging.WARNING
+        self._failing.add(poll.target.key)
+        _log.log(level, "polling %s of %s failed: %s", poll.target.pollster.name, poll.target.resource, detail)
+
+    # Messages
+
+    def _flush(self, now: int, *, at_once: bool = False) -> None:
+        """Hand on what was gathered, when there is enough of it or no more will come soon."""
+        if self._gathered and not at_once:
+            soon = self._schedule.next_start()
+            quiet = not self._workers.busy and (soon is None or soon > now + self._window)
+            waited = now - self._gathered_since
+            if not (quiet or self._gatherer.rows >= _FLUSH_ROWS or waited >= self._window or waited < 0):
+                return
+        gathered = self._gatherer.take()
+        for letter in gathered.letters:
+            self.counts.dropped(1, letter.reason)
+        polls, self._gathered = self._gathered, []
+        for poll in polls:
+            self._schedule.read(poll)
+        records = gathered.records
+        moment = None if self._starting else self._schedule.mark(now)
+        if moment is not None:
+            records += marks(moment, self._partitions, self._member)
+        if polls or records:
+            self._writer.put(Chunk(records, gathered.letters, gathered.rows, polls))
+
+    def _acknowledge(self) -> None:
+        acknowledged = self._writer.acknowledged()
+        for polls in acknowledged:
+            for poll in polls:
+                self._schedule.logged(poll)
+        if acknowledged:
+            try:
+                self._progress.save(self._done | self._schedule.progress())
+            except OSError as error:
+                self.counts.failed("progress")
+                _log.warning(
+                    "what is done cannot be noted (%s): after a restart the period that runs is polled again", error
+                )
+
+    def _tell(self) -> None:
+        counted = self._schedule.counts
+        for what in ("missed", "silenced"):
+            if counted[what]:
+                self.counts.dropped(counted[what], what)
+        for what in ("overruns", "late"):
+            if counted[what]:
+                self.counts.counted(what, counted[what])
+        if counted["clock"]:
+            self.counts.failed("clock", counted["clock"])
+            _log.warning("the clock was set back: periods may be polled twice (their samples are kept once)")
+        counted.clear()
+        for what, value in self.status.items():
+            self.counts.gauge(what, float(value))
+
+    def _wait(self, now: int) -> float:
+        soon = [now + round(_TICK * SECOND)]
+        start = self._schedule.next_start()
+        if start is not None:
+            soon.append(start)
+        if self._gathered:
+            soon.append(self._gathered_since + self._window)
+        return max(0.001, (min(soon) - self._clock()) / SECOND)
+
+    def _finish(self, grace: float) -> None:
+        """Start nothing more; hand on what comes within the grace period."""
+        deadline = time.monotonic() + grace
+        self._collect()
+        while self._workers.busy and time.monotonic() < deadline:
+            self._wake.clear()
+            self._wake.wait(0.02)
+            self._collect()
+        self._workers.close()
+        if self._writer.error is None:
+            self._flush(self._clock(), at_once=True)
+        if not self._writer.close(max(0.5, deadline - time.monotonic())):
+            _log.warning("the log did not take the last %d samples", self._writer.rows)
+        self._acknowledge()
+        self._tell()
+
+
+def _words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def run(log: Log, polling: Polling, settings: Settings, *, namespaces: Collection[str] = ()) -> None:
+    """Run an agent as a process's only business, until SIGINT or SIGTERM; the log's retention is kept as well.
+
+    Args:
+        log: where the samples go.
+        polling: what to poll.
+        settings: those of the process.
+        namespaces: only pollsters of these; none: all.
+
+    """
+    pollsters: Iterable[Pollster] = registry.load_all(registry.POLLSTER).values()
+    chosen = {p.name: p for p in pollsters if not namespaces or p.namespace in namespaces}
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    agent = Agent(
+        polling,
+        chosen,
+        log,
+        discoveries=registry.load_all(registry.DISCOVERY),
+        progress=FileProgress(Path(settings.state_dir) / "agent.json"),
+        source=settings.sample_source,
+        member=socket.gethostname(),
+        max_sample_bytes=settings.max_sample_bytes,
+    )
+    threading.Thread(target=_retain, args=(log, settings, stop), name="nephoscope-retain", daemon=True).start()
+    agent.run(stop)
+
+
+def _retain(log: Log, settings: Settings, stop: threading.Event) -> None:
+    """Remove what is too old or too much from an embedded log, now and then."""
+    retention = getattr(log, "retention", None)
+    while retention is not None and not stop.wait(_RETAIN_EVERY):
+        try:
+            retention(times.now() - round(settings.log.retention * SECOND), settings.log.retention_bytes or None)
+        except Unavailable as error:
+            Counts("log").failed("retention")
+            _log.warning("%s; old messages stay a while longer", error)

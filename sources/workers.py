@@ -1,0 +1,196 @@
+"""Threads that call pollsters, some at once, and give up on those that take too long.
+
+A thread cannot be killed. One whose call exceeds its time-out is left behind, another takes its place, and its result is
+thrown away when it comes at last; meanwhile nothing is started for that target. So one hung host delays nobody.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+
+from nephoscope import times
+
+Call = Callable[[], Iterable[Any]]
+
+
+class Job(msgspec.Struct, eq=False):
+    """A call to make. It is of no use any more at `expires` (wall clock, microseconds)."""
+
+    subject: Any
+    call: Call
+    timeout: float
+    expires: int = times.MAX_TIME
+
+
+class Outcome(msgspec.Struct, eq=False):
+    """What became of a job.
+
+    `items`: what the call gave, also before it raised `error`. `state`: 'done', 'expired' (it was never started), 'timeout' (it has not
+    returned), 'returned' (at last, after 'timeout' was told). Wall clock before and after, microseconds.
+    """
+
+    job: Job
+    state: str
+    items: list[Any] = []
+    error: BaseException | None = None
+    began: int = times.NEVER
+    ended: int = times.NEVER
+
+
+class Workers:
+    """Up to `size` calls at once, and up to `spare` threads more in place of hung ones. Not for use by several threads.
+
+    `wake` is called, from any thread, when an outcome has come.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        *,
+        spare: int = 64,
+        clock: Callable[[], int] = times.now,
+        wake: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._size = size
+        self._spare = spare
+        self._clock = clock
+        self._wake = wake
+        self._jobs: deque[Job] = deque()
+        self._outcomes: deque[Outcome] = deque()
+        self._changed = threading.Condition()
+        self._threads: set[_Worker] = set()
+        self._hung: set[_Worker] = set()
+        self._closed = False
+
+    def submit(self, job: Job) -> None:
+        """Have the job done as soon as a thread is free."""
+        with self._changed:
+            self._jobs.append(job)
+            idle = sum(w.job is None for w in self._threads)
+            if len(self._jobs) > idle and len(self._threads) < self._size:
+                self._start_one()
+            self._changed.notify()
+
+    def _start_one(self) -> None:
+        worker = _Worker(self)
+        self._threads.add(worker)
+        worker.start()
+
+    @property
+    def busy(self) -> int:
+        """Jobs that wait or are being done, hung ones not counted."""
+        with self._changed:
+            return len(self._jobs) + sum(w.job is not None for w in self._threads)
+
+    @property
+    def hung(self) -> int:
+        """Calls that were given up and have not returned."""
+        return len(self._hung)
+
+    def outcomes(self) -> list[Outcome]:
+        """What has come since the last time, time-outs included."""
+        now = time.monotonic()
+        with self._changed:
+            for worker in list(self._threads):
+                job = worker.job
+                if job is None or now - worker.since < job.timeout:
+                    continue
+                if len(self._hung) >= self._spare:
+                    break  # Only more threads could go on: the rest has to wait, and is missed in the end.
+                worker.left_behind = True
+                self._threads.remove(worker)
+                self._hung.add(worker)
+                self._outcomes.append(Outcome(job, "timeout", began=worker.began, ended=self._clock()))
+                if self._jobs:
+                    self._start_one()
+            out = list(self._outcomes)
+            self._outcomes.clear()
+        return out
+
+    def close(self) -> None:
+        """Start nothing any more. What runs is left to end by itself: the threads keep no process alive."""
+        with self._changed:
+            self._closed = True
+            self._jobs.clear()
+            self._changed.notify_all()
+
+    def _next(self, worker: _Worker) -> Job | None:
+        with self._changed:
+            while not self._closed and not worker.left_behind:
+                if self._jobs:
+                    job = self._jobs.popleft()
+                    worker.since, worker.began, worker.job = time.monotonic(), self._clock(), job
+                    return job
+                self._changed.wait()
+            return None
+
+    def _done(self, worker: _Worker, outcome: Outcome) -> None:
+        with self._changed:
+            worker.job = None
+            if worker.left_behind:
+                outcome.state = "returned"
+                self._hung.discard(worker)
+            first = not self._outcomes
+            self._outcomes.append(outcome)
+        if first:
+            self._wake()
+
+
+class _Worker(threading.Thread):
+    def __init__(self, pool: Workers) -> None:
+        super().__init__(name="nephoscope-poll", daemon=True)
+        self._pool = pool
+        self.job: Job | None = None
+        self.since = 0.0
+        self.began = times.NEVER
+        self.left_behind = False
+
+    def run(self) -> None:
+        pool = self._pool
+        while (job := pool._next(self)) is not None:  # noqa: SLF001 -- the two make one thing
+            outcome = carry_out(job, pool._clock)  # noqa: SLF001
+            pool._done(self, outcome)  # noqa: SLF001
+
+
+def carry_out(job: Job, clock: Callable[[], int]) -> Outcome:
+    """Make the call, whatever it raises."""
+    began = clock()
+    if began >= job.expires:
+        return Outcome(job, "expired", began=began, ended=began)
+    items: list[Any] = []
+    error: BaseException | None = None
+    try:
+        for item in job.call():
+            items.append(item)  # noqa: PERF402 -- what came before an error is kept
+    except BaseException as raised:  # noqa: BLE001 -- a pollster may be anybody's; SystemExit in a thread ends nothing else
+        error = raised
+    return Outcome(job, "done", items, error, began, clock())
+
+
+class InlineWorkers:
+    """The same without threads: a job is done when it is submitted. For tests and simulations; no time-outs."""
+
+    hung = 0
+    busy = 0
+
+    def __init__(self, clock: Callable[[], int] = times.now) -> None:
+        self._clock = clock
+        self._outcomes: list[Outcome] = []
+
+    def submit(self, job: Job) -> None:
+        """Do it now."""
+        self._outcomes.append(carry_out(job, self._clock))
+
+    def outcomes(self) -> list[Outcome]:
+        """What has come since the last time."""
+        out, self._outcomes = self._outcomes, []
+        return out
+
+    def close(self) -> None:
+        """Nothing to do."""

@@ -1,0 +1,147 @@
+"""Threads that call pollsters: at once, with time-outs, and nobody is delayed by a hung one."""
+
+import threading
+import time
+
+import pytest
+
+from nephoscope import times
+from sources.workers import InlineWorkers, Job, Workers
+
+
+@pytest.fixture
+def workers():
+    made = []
+
+    def make(*given, **more):
+        made.append(Workers(*given, **more))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def wait_for(workers, count, seconds=5.0):
+    got = []
+    deadline = time.monotonic() + seconds
+    while len(got) < count and time.monotonic() < deadline:
+        got += workers.outcomes()
+        time.sleep(0.002)
+    return got
+
+
+def job(call, timeout=10.0, **more):
+    return Job("subject", call, timeout, **more)
+
+
+@pytest.mark.parametrize("kind", [lambda: Workers(3), InlineWorkers])
+def test_calls_are_made_and_their_items_come_back(kind):
+    pool = kind()
+    jobs = [job(lambda i=i: iter([i, i + 1])) for i in range(50)]
+    for each in jobs:
+        pool.submit(each)
+
+    got = wait_for(pool, 50)
+    assert {o.state for o in got} == {"done"}
+    assert sorted(o.items[0] for o in got) == list(range(50))
+    assert all(o.began <= o.ended for o in got)
+    assert pool.busy == 0
+    pool.close()
+
+
+@pytest.mark.parametrize("kind", [lambda: Workers(1), InlineWorkers])
+def test_what_came_before_an_error_is_kept(kind):
+    def half():
+        yield 1
+        raise SystemExit("no more")
+
+    pool = kind()
+    pool.submit(job(half))
+    pool.submit(job(lambda: [2]))
+    first, second = wait_for(pool, 2)
+
+    assert (first.items, type(first.error)) == ([1], SystemExit)
+    assert (second.items, second.error) == ([2], None)
+    pool.close()
+
+
+def test_calls_run_at_once_but_no_more_than_asked_for(workers):
+    barrier = threading.Barrier(4, timeout=5)
+    running, most, lock = [0], [0], threading.Lock()
+
+    def call():
+        with lock:
+            running[0] += 1
+            most[0] = max(most[0], running[0])
+        barrier.wait()
+        with lock:
+            running[0] -= 1
+        return []
+
+    pool = workers(4)
+    for _ in range(12):
+        pool.submit(job(call))
+
+    assert [o.error for o in wait_for(pool, 12)] == [None] * 12
+    assert most[0] == 4
+
+
+def test_hung_calls_are_left_behind_and_the_others_go_on(workers):
+    release = threading.Event()
+    pool = workers(2)
+    for _ in range(2):
+        pool.submit(job(lambda: [release.wait(10)], timeout=0.05))
+    for i in range(10):
+        pool.submit(job(lambda i=i: [i]))
+
+    got = wait_for(pool, 12)
+    assert sorted(o.state for o in got) == ["done"] * 10 + ["timeout"] * 2
+    assert (pool.hung, pool.busy) == (2, 0)
+
+    release.set()
+    returned = wait_for(pool, 2)
+    assert [(o.state, o.items) for o in returned] == [("returned", [True])] * 2
+    assert pool.hung == 0
+
+
+def test_only_so_many_are_left_behind(workers):
+    release = threading.Event()
+    pool = workers(1, spare=1)
+    for _ in range(2):
+        pool.submit(job(lambda: [release.wait(10)], timeout=0.02))
+    pool.submit(job(lambda: ["late"], timeout=5))
+    assert [o.state for o in wait_for(pool, 2, 0.3)] == ["timeout"]
+
+    release.set()
+    assert sorted(o.state for o in wait_for(pool, 3)) == ["done", "done", "returned"]
+
+
+@pytest.mark.parametrize("kind", [lambda: Workers(1), InlineWorkers])
+def test_a_job_that_is_of_no_use_any_more_is_not_done(kind):
+    pool = kind()
+    pool.submit(job(lambda: pytest.fail("called"), expires=times.now() - 1))
+
+    (outcome,) = wait_for(pool, 1)
+    assert (outcome.state, outcome.items) == ("expired", [])
+    pool.close()
+
+
+def test_it_wakes_up_whoever_waits(workers):
+    woken = threading.Event()
+    workers(1, wake=woken.set).submit(job(list))
+
+    assert woken.wait(5)
+
+
+def test_threads_end_after_closing(workers):
+    pool = workers(3)
+    for _ in range(3):
+        pool.submit(job(list))
+    wait_for(pool, 3)
+    threads = list(pool._threads)
+    pool.close()
+
+    for thread in threads:
+        thread.join(5)
+    assert not any(t.is_alive() for t in threads)
