@@ -23,6 +23,8 @@ from nephoscope.settings import Settings
 Published = dict[str, Any]
 """{"sink", "publisher", "sample"}, the sample in its JSON form."""
 
+_NO_NEWS = {("stage", "received"), ("stage", "series_forgotten")}
+"""What the flow counts and a dry run has said already, or need not say."""
 _SHOWN = 10
 """Differences of a case that are shown."""
 
@@ -58,7 +60,8 @@ def dry_run(
     reasons = ", ".join(f"{count} {reason}" for reason, count in lines.bad.most_common())
     complain(f"{lines.read} lines read, {bad} refused{f' ({reasons})' if bad else ''}, {written} samples published")
     for (where, reason), count in sorted(counts.items()):
-        complain(f"{where}: {count} {reason}")
+        if (where, reason) not in _NO_NEWS:
+            complain(f"{where}: {count} {reason}")
 
 
 def run_pipeline(
