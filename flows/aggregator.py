@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flows.interning import Columns, I32, I64, SeriesIndex, rounds
+from flows.interning import Columns, I32, I64, SeriesIndex, repeats
 from flows.plan import Options, PlanStep
 from flows.rows import F64, Rows, Strings, Watermarks, join_rows, pool_block
 from flows.target import Target, compile_target, scaled
@@ -95,6 +95,7 @@ _GROUP: dict[str, tuple[Any, Any]] = {
     "lo": (np.uint64, 0),
     "part": (np.int64, 0),
     "live": (bool, False),
+    "order": (np.int64, 0),  # of the row that opened the group, among all that the step got
 }
 
 
@@ -184,10 +185,11 @@ class Pane:
 
 @dataclass(slots=True)
 class AggregatorState:
-    """Keys, and open panes by (start, closing)."""
+    """Keys, open panes by (start, closing), and how many rows have come so far."""
 
     keys: Keys = field(default_factory=Keys)
     panes: dict[tuple[int, int], Pane] = field(default_factory=dict)
+    rows: int = 0
 
     def forget(self) -> int:
         """Drop the keys that no open group has; how many."""
@@ -250,6 +252,7 @@ def aggregator(
         if end > begin:
             # Without windows the watermark at the row's own position counts; with them only its tick does.
             work.add(slice(begin, end), watermark)
+    state.rows += len(rows)
     return join_rows([*work.out, empty], context.strings, [*work.causes, rows.at[:0]])
 
 
@@ -314,11 +317,11 @@ class _Work:
     def add_to(self, pane: Pane, index: I64, watermark: int) -> None:
         key = self.key[index]
         pane.room(self.state.keys.index.size)
-        parts = rounds(key, self.state.keys.index.size)
-        if parts is None:
+        repeated = repeats(key, self.state.keys.index.size)
+        if repeated is None:
             self.update(pane, index, key, watermark)
         elif self.program.size:
-            for some in parts:
+            for some in repeated.rounds:
                 self.update(pane, index[some], key[some], watermark)
         else:
             # Groups cannot fill up: open them in the order of arrival, then add everything in order.
@@ -361,6 +364,7 @@ class _Work:
         columns["opened"][slot] = watermark
         columns["hi"][slot], columns["lo"][slot] = rows.hi[index], rows.lo[index]
         columns["live"][slot] = True
+        columns["order"][slot] = self.state.rows + index
         if self.program.size and self.program.span:
             columns["part"][slot] = [pane.parts.get(k, 0) for k in key.tolist()]
 
@@ -417,7 +421,7 @@ class _Work:
         if self.program.span:
             for start, closing in sorted(k for k in panes if k[1] <= watermark):
                 pane = panes.pop((start, closing))
-                slot = np.flatnonzero(pane.columns["live"][: pane.count])
+                slot = _in_order(pane, pane.columns["live"][: pane.count])
                 self.publish(pane, slot, np.full(len(slot), position), None)
             return
         pane_ = panes.get((MIN_TIME, MAX_TIME))
@@ -426,7 +430,7 @@ class _Work:
         columns = pane_.columns
         due = columns["live"][: pane_.count] & (columns["opened"][: pane_.count] + self.program.ttl <= watermark)
         if due.any():
-            slot = np.flatnonzero(due)
+            slot = _in_order(pane_, due)
             self.publish(pane_, slot, np.full(len(slot), position), None)
             pane_.slot_of[columns["key"][slot]] = -1
             columns["live"][slot] = False
@@ -482,6 +486,13 @@ class _Work:
         self.causes.append(np.full(len(rows), -1) if cause is None else cause[finite])
 
 
+def _in_order(pane: Pane, chosen: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
+    """The slots of groups in the order in which they were opened."""
+    slot = np.flatnonzero(chosen)
+    order = pane.columns["order"][slot]
+    return slot if (order[1:] >= order[:-1]).all() else slot[np.argsort(order, kind="stable")]
+
+
 def _combine(mode: int, total: F64, slot: I32, volume: F64) -> None:
     """Bring volumes into their groups' totals, in order."""
     if mode in (MEAN, SUM):
@@ -512,13 +523,13 @@ def dump(state: AggregatorState) -> Any:
         [p.start, p.closing, p.late, p.count, p.columns.dump(p.count), list(p.parts.items())] for p in state.panes.values()
     ]
     others = [[list(k), v] for k, v in state.keys.others.items()]
-    return [keys, slots, size, state.keys.columns.dump(size), others, panes]
+    return [keys, slots, size, state.keys.columns.dump(size), others, panes, state.rows]
 
 
 def load(_step: PlanStep, packed: Any) -> AggregatorState:
     """The state that dump was called on."""
-    keys, slots, size, columns, others, panes = packed
-    state = AggregatorState()
+    keys, slots, size, columns, others, panes, rows = packed
+    state = AggregatorState(rows=rows)
     state.keys.others = {(k[0], k[1], k[2]): v for k, v in others}
     state.keys.index.load(unpack(keys), unpack(slots), size)
     state.keys.index.reserve(state.keys.others.values())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from flows.interning import Columns, I32, I64
+from flows.interning import Columns, I32, I64, Repeats
 from flows.rows import Bools, Rows, U64, Watermarks
 from nephoscope import identity
 from nephoscope.times import MIN_TIME, NEVER
@@ -81,7 +81,7 @@ def dedupe(
     rows: Rows,
     slot: I32,
     close: I32 | slice,
-    parts: list[I64] | None,
+    repeated: Repeats | None,
     marks: Watermarks,
     ttl: int,
     horizon: int,
@@ -89,14 +89,14 @@ def dedupe(
 ) -> Bools | None:
     """Which rows are new (None: all).
 
-    slot: of each row's series; close: the same, as a slice where it can be; parts: rounds of slots that occur more than once; ahead: rows too far in the future to move anything.
+    slot: of each row's series; close: the same, as a slice where it can be; repeated: where some occur more than once; ahead: rows too far in the future to move anything.
     """
-    if parts is None and ahead is None and _all_next(columns, rows, close, marks, ttl, horizon):
+    if ahead is None and _all_next(columns, rows, close, repeated, marks, ttl, horizon):
         return None
     watermark = marks.at(rows.position)
     new = np.ones(len(rows), bool)
     by_id = np.ones(len(rows), bool)
-    for part in parts if parts is not None else [np.arange(len(rows))]:
+    for part in repeated.rounds if repeated is not None else [np.arange(len(rows))]:
         index = part[rows.polled[part] > 0]
         if ahead is not None:
             index = index[~ahead[index]]
@@ -111,7 +111,9 @@ def dedupe(
     return None if new.all() else new
 
 
-def _all_next(columns: Columns, rows: Rows, slot: I32 | slice, marks: Watermarks, ttl: int, horizon: int) -> bool:
+def _all_next(
+    columns: Columns, rows: Rows, slot: I32 | slice, repeated: Repeats | None, marks: Watermarks, ttl: int, horizon: int
+) -> bool:
     """The usual case, done here: every row is the next period of a series that is known. False: nothing was done.
 
     The newest timestamp lies on the grid, so the one a period later does. All rows of a call have one interval.
@@ -119,18 +121,32 @@ def _all_next(columns: Columns, rows: Rows, slot: I32 | slice, marks: Watermarks
     interval = int(rows.polled[0])
     if interval <= 0 or 64 * interval < horizon:
         return False
-    newest, units = columns["time"], columns["unit"]
-    before, time = newest[slot], rows.time
+    newest, units, sources = columns["time"], columns["unit"], columns["source"]
+    if repeated is None:
+        time, source = rows.time, rows.source
+        before = newest[slot]
+        some: I32 | slice = slot
+    else:
+        time, source = rows.time[repeated.order], rows.source[repeated.order]
+        before = repeated.before(newest, time)
+        some = repeated.slots
+        if repeated.lengths.max() >= 64 or not (source == np.repeat(sources[some], repeated.lengths)).all():
+            return False
     if not (
         (time - before == interval).all()
-        and (units[slot] == interval // 1_000_000).all()
-        and (columns["source"][slot] == rows.source).all()
+        and (units[some] == interval // 1_000_000).all()
+        and (repeated is not None or (sources[some] == source).all())
         and marks.last - int(before.min()) <= ttl
     ):
         return False
-    newest[slot] = time
     seen = columns["seen"]
-    seen[slot] = (seen[slot] << _ONE) | _ONE
+    if repeated is None:
+        newest[slot] = time
+        seen[slot] = (seen[slot] << _ONE) | _ONE
+    else:
+        count = repeated.lengths.astype(np.uint64)
+        newest[some] = time[repeated.tail]
+        seen[some] = (seen[some] << count) | ((_ONE << count) - _ONE)
     return True
 
 

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from flows.interning import Columns, numbers_of
-from flows.one_to_one import one_step
-from flows.rows import DELTA, Bools, F64, I32, I64
+from flows.one_to_one import About, Judged, Values, one_step
+from flows.rows import DELTA
 from flows.target import Target, compile_target
 from flows.transformer import Transformer
 from nephoscope.times import NEVER
@@ -36,47 +35,27 @@ def compile_step(parameters: Mapping[str, Any], _options: Any, _sink: Any) -> De
     return Delta(compile_target({**parameters, "target": kept}), bool(parameters.get("growth_only")))
 
 
-def delta(
-    columns: Columns,
-    slot: I32 | slice,
-    volume: F64,
-    time: I64,
-    _measured: I64,
-    _cumulative: Bools,
-    watermark: Any,
-    ttl: int,
-    growth_only: Bools | bool,
-    counts: dict[str, int],
-) -> tuple[F64, Bools | None]:
-    """Difference to each series' predecessor, and which rows are published (None: all). No slot occurs twice."""
-    times, volumes = columns["time"], columns["volume"]
-    before = times[slot]
-    absent = before == NEVER
-    forgotten = ~absent & (watermark - before > ttl)
-    difference = volume - volumes[slot]
-    publish = ~absent & (time >= before) & ~forgotten
-    negative: Any = False
-    if growth_only is not False:
-        negative = publish & (difference < 0) & growth_only
-    if publish.all():
-        times[slot], volumes[slot] = time, volume
-        if negative is False or not negative.any():
-            return difference, None
-    else:
+def delta(before: Values, now: Values, about: About, counts: dict[str, int]) -> Judged:
+    """Difference to each row's predecessor."""
+    absent = before["time"] == NEVER
+    forgotten = ~absent & (about.watermark - before["time"] > about.ttl)
+    difference = now["volume"] - before["volume"]
+    publish = ~absent & (now["time"] >= before["time"]) & ~forgotten
+    accepted = None
+    if not publish.all():
         first = absent | forgotten
         accepted = publish | first
-        kept = numbers_of(slot)[accepted]
-        times[kept], volumes[kept] = time[accepted], volume[accepted]
         for reason, mask in (("first", first), ("late", ~accepted)):
             count = int(np.count_nonzero(mask))
             if count:
                 counts[reason] = counts.get(reason, 0) + count
-    if negative is not False:
+    if about.growth_only is not False:
+        negative = publish & (difference < 0) & about.growth_only
         count = int(np.count_nonzero(negative))
         if count:
             counts["negative"] = counts.get("negative", 0) + count
-        publish = publish & ~negative
-    return difference, publish
+            return Judged(difference, publish & ~negative, accepted)
+    return Judged(difference, None if accepted is None else publish, accepted)
 
 
 TRANSFORMER = Transformer(compile=compile_step, run=one_step, shared=COLUMNS, function=delta)

@@ -212,24 +212,44 @@ def numbers_of(slots: I32 | slice) -> Any:
     return np.arange(slots.start, slots.stop) if isinstance(slots, slice) else slots
 
 
-def rounds(slots: I32, size: int) -> list[I64] | None:
-    """None where no slot occurs twice; else indices in rounds: the first occurrence of each slot, then the second…
+class Repeats:
+    """Rows of which some share a slot: several periods of the same series in one call.
 
-    Processing round after round gives each series its samples in order, however often it occurs.
+    order: row indices, slot by slot, each slot's rows in log order; head: where in that order a slot begins; tail: the place of each
+    slot's last row; slots: each slot once; lengths: how many rows each has; rounds: row indices, the first row of each slot, then
+    the second…
     """
+
+    __slots__ = ("head", "lengths", "order", "rounds", "slots", "tail")
+
+    def __init__(self, slots: I32) -> None:
+        n = len(slots)
+        self.order = np.argsort(slots, kind="stable")
+        ordered = slots[self.order]
+        self.head = np.concatenate(([True], ordered[1:] != ordered[:-1]))
+        starts = np.flatnonzero(self.head)
+        self.lengths = np.diff(np.append(starts, n))
+        self.tail = starts + self.lengths - 1
+        self.slots = ordered[starts]
+        occurrence = np.empty(n, np.int64)
+        occurrence[self.order] = np.arange(n) - np.repeat(starts, self.lengths)
+        by_round = np.argsort(occurrence, kind="stable")
+        self.rounds: list[I64] = np.split(by_round, np.cumsum(np.bincount(occurrence))[:-1])
+
+    def before(self, column: npt.NDArray[Any], now: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """What precedes each row, in `order`: the column's value for a slot's first row, else the row before. `now`: values in `order`."""
+        out = np.empty_like(now)
+        out[1:] = now[:-1]
+        out[self.head] = column[self.slots]
+        return out
+
+
+def repeats(slots: I32, size: int) -> Repeats | None:
+    """None where no slot occurs twice. `size`: above all slots."""
     n = len(slots)
     if n < 2:
         return None
     scratch = np.empty(size, np.int32)
     numbers = np.arange(n, dtype=np.int32)
     scratch[slots] = numbers
-    if (scratch[slots] == numbers).all():
-        return None
-    order = np.argsort(slots, kind="stable")
-    ordered = slots[order]
-    starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
-    lengths = np.diff(np.append(starts, n))
-    occurrence = np.empty(n, np.int64)
-    occurrence[order] = np.arange(n) - np.repeat(starts, lengths)
-    by_round = np.argsort(occurrence, kind="stable")
-    return np.split(by_round, np.cumsum(np.bincount(occurrence))[:-1])
+    return None if (scratch[slots] == numbers).all() else Repeats(slots)

@@ -16,7 +16,7 @@ import pyarrow as pa
 import xxhash
 
 from flows import one_to_one
-from flows.interning import I32, I64, as_slice, rounds
+from flows.interning import I32, I64, Repeats, as_slice, repeats
 from flows.one_to_one import Entries
 from flows.plan import Plan, PlanStep
 from flows.rows import I8, Block, Bools, Rows, content_key, kinds_of
@@ -41,7 +41,7 @@ class Layout:
     header: Header
     slot: I32 = field(default_factory=lambda: np.empty(0, np.int32))
     close: I32 | slice = field(default_factory=lambda: slice(0, 0))
-    rounds: list[I64] | None = None
+    repeats: Repeats | None = None
     entries: list[tuple[str, Entries, bool]] = field(default_factory=list)
     """(kind, entries, whether they all end their sinks) of the one-to-one steps that come first in a sink."""
     entered: dict[int, I64] = field(default_factory=dict)
@@ -93,7 +93,7 @@ class Layout:
         series = state.series["dedupe"]
         self.slot = series.find(self.resource, self.name, 0)
         self.close = as_slice(self.slot)
-        self.rounds = rounds(self.slot, series.index.size)
+        self.repeats = repeats(self.slot, series.index.size)
         n = len(self.name)
         used = np.unique(self.name)
         place = np.zeros(int(used[-1]) + 1, np.int64)

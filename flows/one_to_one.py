@@ -6,15 +6,15 @@ meter, resource). So one pass of numpy serves them all.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from flows.interning import Columns, I64, SeriesIndex, as_slice, rounds
+from flows.interning import Columns, I64, Repeats, SeriesIndex, as_slice, numbers_of, repeats
 from flows.plan import PlanStep
 from flows.rows import (
     CARRIED,
@@ -80,7 +80,7 @@ class Entries:
 
     at: I64
     slot: I32 | slice
-    rounds: list[I64] | None
+    repeats: Repeats | None
     cumulative: Bools
     name: I32
     kind: I8
@@ -97,22 +97,38 @@ class Entries:
         return len(self.at)
 
 
-class OneToOne(Protocol):
-    """A transformer's function on predecessors: the volumes before scaling, and which are published (None: all)."""
+Values = Mapping[str, npt.NDArray[Any]]
+"""Columns by name: those that the kind keeps of a predecessor (Transformer.shared)."""
 
-    def __call__(
-        self,
-        columns: Columns,
-        slot: I32 | slice,
-        volume: F64,
-        time: I64,
-        measured: I64,
-        cumulative: Bools,
-        watermark: Any,
-        ttl: int,
-        growth_only: Bools | bool,
-        counts: dict[str, int],
-    ) -> tuple[F64, Bools | None]: ...
+
+class About(NamedTuple):
+    """What a function may know of rows beside their values: arrays of a row each, or one value for all."""
+
+    cumulative: Bools
+    watermark: Any
+    ttl: int
+    growth_only: Bools | bool
+
+    def of(self, index: I64) -> About:
+        """For some of the rows."""
+        return About(
+            self.cumulative[index],
+            self.watermark if isinstance(self.watermark, int) else self.watermark[index],
+            self.ttl,
+            self.growth_only if isinstance(self.growth_only, bool) else self.growth_only[index],
+        )
+
+
+class Judged(NamedTuple):
+    """What a function makes of rows: volumes before scaling; which are published; which become predecessors (None: all)."""
+
+    volume: F64
+    publish: Bools | None = None
+    accepted: Bools | None = None
+
+
+Function = Callable[[Values, Values, About, dict[str, int]], Judged]
+"""(predecessors' values, rows' values, about the rows, counters to add to). No series occurs twice, or each row follows its predecessor."""
 
 
 def enter(
@@ -146,11 +162,11 @@ def enter(
         if target.scale is not None:
             scales.append((target, part))
     slot = state.find(resource[at], rows.name[at], numbers)
-    apart = rounds(slot, state.index.size)
+    apart = repeats(slot, state.index.size)
     return Entries(
         at=at,
         slot=as_slice(slot) if apart is None else slot,
-        rounds=apart,
+        repeats=apart,
         cumulative=rows.kind[at] == 2,
         name=name,
         kind=kind,
@@ -258,57 +274,20 @@ def batch_of(parts: Sequence[Derived], strings: Strings, cache: dict[str, Any]) 
 
 
 def run(
-    function: OneToOne,
-    state: SeriesState,
-    rows: Rows,
-    entries: Entries,
-    marks: Watermarks,
-    context: Context,
+    function: Function, state: SeriesState, rows: Rows, entries: Entries, marks: Watermarks, context: Context
 ) -> Derived:
     """Pass the entries of rows through a transformer's function, then scale."""
-    at = entries.at
-    volume, time, measured = rows.volume.take(at), rows.time.take(at), rows.measured.take(at)
+    at, columns = entries.at, state.columns
     watermark: Any = marks.scalar(rows.position)
     if not isinstance(watermark, int):
         watermark = watermark[at]
-    growth_only = _growth_only(entries)
-    columns = state.columns
-    publish: Bools | None
-    if entries.rounds is None:
-        out, publish = function(
-            columns,
-            entries.slot,
-            volume,
-            time,
-            measured,
-            entries.cumulative,
-            watermark,
-            context.ttl,
-            growth_only,
-            context.counts,
-        )
+    about = About(entries.cumulative, watermark, context.ttl, _growth_only(entries))
+    now = {name: getattr(rows, name).take(at) for name in columns.arrays}
+    if entries.repeats is None:
+        out, publish, accepted = _judge(function, columns, entries.slot, now, about, context.counts)
     else:
-        out = np.empty(len(at))
-        publish = np.ones(len(at), bool)
-        assert not isinstance(entries.slot, slice)
-        for part in entries.rounds:
-            some, mask = function(
-                columns,
-                entries.slot[part],
-                volume[part],
-                time[part],
-                measured[part],
-                entries.cumulative[part],
-                watermark if isinstance(watermark, int) else watermark[part],
-                context.ttl,
-                growth_only if isinstance(growth_only, bool) else growth_only[part],
-                context.counts,
-            )
-            out[part] = some
-            if mask is not None:
-                publish[part] = mask
-        if publish.all():
-            publish = None
+        judged = _in_one_go(function, columns, entries.repeats, now, about, context.counts)
+        out, publish = judged or _in_rounds(function, columns, entries, now, about, context.counts)
     if not isinstance(entries.factor, float):
         out = out * entries.factor
     failed = _scale(out, rows, entries, context)
@@ -323,6 +302,63 @@ def run(
         context.count("not_finite", int((wrong & wanted).sum()) - errors)
         publish = wanted & ~wrong
     return Derived(rows, entries, out, publish)
+
+
+def _judge(
+    function: Function, columns: Columns, slot: I32 | slice, now: Values, about: About, counts: dict[str, int]
+) -> Judged:
+    """Rows of which no two are of one series."""
+    judged = function({name: columns[name][slot] for name in now}, now, about, counts)
+    accepted = judged.accepted
+    if accepted is None:
+        for name, values in now.items():
+            columns[name][slot] = values
+    else:
+        kept = numbers_of(slot)[accepted]
+        for name, values in now.items():
+            columns[name][kept] = values[accepted]
+    return judged
+
+
+def _in_one_go(
+    function: Function, columns: Columns, repeated: Repeats, now: Values, about: About, counts: dict[str, int]
+) -> tuple[F64, Bools | None] | None:
+    """Several rows of a series at once, each following the one before. None where some row is not accepted: nothing was done."""
+    order = repeated.order
+    ordered = {name: values[order] for name, values in now.items()}
+    before = {name: repeated.before(columns[name], values) for name, values in ordered.items()}
+    counted: dict[str, int] = {}
+    judged = function(before, ordered, about.of(order), counted)
+    if judged.accepted is not None:
+        return None
+    for name, values in ordered.items():
+        columns[name][repeated.slots] = values[repeated.tail]
+    for reason, count in counted.items():
+        counts[reason] = counts.get(reason, 0) + count
+    out = np.empty(len(order))
+    out[order] = judged.volume
+    if judged.publish is None:
+        return out, None
+    publish = np.empty(len(order), bool)
+    publish[order] = judged.publish
+    return out, publish
+
+
+def _in_rounds(
+    function: Function, columns: Columns, entries: Entries, now: Values, about: About, counts: dict[str, int]
+) -> tuple[F64, Bools | None]:
+    """Several rows of a series, one after the other."""
+    assert entries.repeats is not None
+    slots = numbers_of(entries.slot)
+    out = np.empty(len(slots))
+    publish = np.ones(len(slots), bool)
+    for part in entries.repeats.rounds:
+        some = {name: values[part] for name, values in now.items()}
+        judged = _judge(function, columns, slots[part], some, about.of(part), counts)
+        out[part] = judged.volume
+        if judged.publish is not None:
+            publish[part] = judged.publish
+    return out, None if publish.all() else publish
 
 
 def one_step(step: PlanStep, series: SeriesState, rows: Rows, marks: Watermarks, context: Context) -> Rows:

@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from flows.interning import Columns, numbers_of
-from flows.one_to_one import one_step
-from flows.rows import GAUGE, Bools, F64, I32, I64
+from flows.one_to_one import About, Judged, Values, one_step
+from flows.rows import GAUGE
 from flows.target import Target, compile_target
 from flows.transformer import Transformer
 from nephoscope.times import NEVER
@@ -35,50 +34,34 @@ def compile_step(parameters: Mapping[str, Any], _options: Any, _sink: Any) -> Ra
     return RateOfChange(target, GAUGE if target.kind < 0 else target.kind)
 
 
-def rate_of_change(
-    columns: Columns,
-    slot: I32 | slice,
-    volume: F64,
-    time: I64,
-    measured: I64,
-    cumulative: Bools,
-    watermark: Any,
-    ttl: int,
-    _growth_only: Bools | bool,
-    counts: dict[str, int],
-) -> tuple[F64, Bools | None]:
-    """Growth per second since each series' predecessor, and which rows have one (None: all). No slot occurs twice."""
-    times, moments, volumes = columns["time"], columns["measured"], columns["volume"]
-    before = times[slot]
+def rate_of_change(before: Values, now: Values, about: About, counts: dict[str, int]) -> Judged:
+    """Growth per second since each row's predecessor."""
+    time, volume = now["time"], now["volume"]
     # An absent predecessor is the least int64, so the difference wraps to below 0: neither newer nor forgotten.
-    gap = time - before
+    gap = time - before["time"]
     known = gap > 0
-    forgotten = watermark - before > ttl
-    growth = volume - volumes[slot]
-    reset = cumulative & (growth < 0)
+    forgotten = about.watermark - before["time"] > about.ttl
+    growth = volume - before["volume"]
+    reset = about.cumulative & (growth < 0)
     if reset.any():
         growth = np.where(reset, volume, growth)
-    was = moments[slot]
-    span = measured - was
-    usable = (span > 0) & (span <= 2 * gap) & (was != NEVER) & (measured != NEVER)
+    span = now["measured"] - before["measured"]
+    usable = (span > 0) & (span <= 2 * gap) & (before["measured"] != NEVER) & (now["measured"] != NEVER)
     if usable.any():
         gap = np.where(usable, span, gap)
     if known.all() and not forgotten.any():
-        times[slot], moments[slot], volumes[slot] = time, measured, volume
-        return growth / (gap / 1e6), None
-    first = (before == NEVER) | forgotten
+        return Judged(growth / (gap / 1e6))
+    first = (before["time"] == NEVER) | forgotten
     accepted = known | first
     publish = known & ~forgotten
-    late = ~accepted & (time < before)
-    rate = np.zeros(len(volume))
-    np.divide(growth, gap / 1e6, out=rate, where=publish)
+    late = ~accepted & (time < before["time"])
     for reason, mask in (("first", first), ("late", late), ("zero_interval", ~accepted & ~late)):
         count = int(np.count_nonzero(mask))
         if count:
             counts[reason] = counts.get(reason, 0) + count
-    kept = numbers_of(slot)[accepted]
-    times[kept], moments[kept], volumes[kept] = time[accepted], measured[accepted], volume[accepted]
-    return rate, publish
+    rate = np.zeros(len(volume))
+    np.divide(growth, gap / 1e6, out=rate, where=publish)
+    return Judged(rate, publish, accepted)
 
 
 TRANSFORMER = Transformer(compile=compile_step, run=one_step, shared=COLUMNS, function=rate_of_change)

@@ -162,7 +162,7 @@ def _call(plan: Plan, state: State, group: list[Arrival], out: Output, *, exact:
             rows,
             layout.slot,
             layout.close,
-            layout.rounds,
+            layout.repeats,
             marks,
             plan.options.micros("series_ttl"),
             plan.options.micros("dedupe_horizon"),
