@@ -143,6 +143,7 @@ class Agent:
         if self._writer.error is not None:
             raise self._writer.error
         self._look_for_targets(now)
+        self._collect()
         self._start(now)
         self._collect()
         self._flush(now)
