@@ -20,6 +20,9 @@ from nephoscope.errors import StoreError
 from nephoscope.filters import METADATA, NUMBERS, Columns, metadata_value
 from nephoscope.sample import Sample
 
+_NOWHERE: Final = object()
+"""Stands for no place: None is a value that metadata may have."""
+
 Order = Sequence[tuple[str, str]]
 
 _REST: Final = (("timestamp", "desc"), ("resource_id", "asc"), ("name", "asc"), ("id", "asc"))
@@ -66,14 +69,13 @@ def select(columns: Columns, order: Order, after: list[Any] | None, limit: int |
     later = np.zeros(columns.length, bool)
     level = np.ones(columns.length, bool)
     for i, (name, way) in enumerate(full_order(order)):
-        for lane, (key, at) in enumerate(_keys(columns, name, None if after is None else after[i])):
-            if at is not None:
+        for key, at in _keys(columns, name, _NOWHERE if after is None else after[i]):
+            if at is not _NOWHERE:
                 beyond = key < at if way == "desc" else key > at
                 later |= level & beyond
                 level &= key == at
             # ~ turns the order of integers round without the overflow that - has at their ends.
             keys.append(key if way == "asc" else ~key if key.dtype.kind in "iu" else -key)
-            del lane
     rows = np.lexsort(keys[::-1])
     if after is not None:
         rows = rows[later[rows]]
@@ -111,7 +113,7 @@ def _keys(columns: Columns, name: str, at: Any) -> list[tuple[npt.NDArray[Any], 
         return [(numbers.astype(np.int8) if numbers.dtype == bool else numbers, at)]
     if name == "id":
         lanes = np.ascontiguousarray(columns.ids()).view(">u8").reshape(-1, 2).astype(np.uint64)
-        wanted = [None, None] if at is None else np.frombuffer(bytes.fromhex(at), ">u8").astype(np.uint64)
+        wanted = [_NOWHERE, _NOWHERE] if at is _NOWHERE else np.frombuffer(bytes.fromhex(at), ">u8").astype(np.uint64)
         return [(lanes[:, 0], wanted[0]), (lanes[:, 1], wanted[1])]
     metadata = name.startswith(METADATA)
     codes, values = columns.words("resource_metadata" if metadata else name)
@@ -121,8 +123,8 @@ def _keys(columns: Columns, name: str, at: Any) -> list[tuple[npt.NDArray[Any], 
     known = sorted(set(ranks))
     # Even numbers for the values here; a cursor's value that is not among them lies between two.
     numbers = np.array([2 * bisect_left(known, r) for r in ranks], np.int64)[which.ravel()]
-    if at is None:
-        return [(numbers, None)]
+    if at is _NOWHERE:
+        return [(numbers, _NOWHERE)]
     wanted_rank = _rank(at)
     found = bisect_left(known, wanted_rank)
     return [(numbers, 2 * found if found < len(known) and known[found] == wanted_rank else 2 * found - 1)]

@@ -124,13 +124,14 @@ class Tally:
         n = len(volumes)
         total = _fsum(volumes)
         group.parts.append(total)
-        if n > 1:
+        if n > 1 and math.isfinite(total):
             # What the part's sum lost by rounding, so that a sum over many parts is as good as one over all.
             group.parts.append(_fsum([*volumes, -total]))
         if "stddev" in self._wanted:
             mean = total / n
             away = [v - mean for v in volumes]
-            squares = _fsum([a * a for a in away]) - _fsum(away) ** 2 / n
+            rest = _fsum(away)
+            squares = _fsum([a * a for a in away]) - rest * rest / n
             apart, whole = mean - group.mean, group.count + n
             group.squares += squares + apart * apart * group.count * n / whole
             group.mean += apart * n / whole
@@ -162,9 +163,9 @@ class Tally:
 def _fsum(values: list[float]) -> float:
     try:
         return math.fsum(values)
-    except (OverflowError, ValueError):
-        # The sum is no finite float64, nor is it anywhere else.
-        return float(np.sum(values))
+    except OverflowError:
+        # Too large, at least on the way. Powers of two change no digit; the last product may be infinite, and then so is the sum.
+        return math.fsum(v * 2.0**-80 for v in values) * 2.0**80
 
 
 def _numbered(columns: Columns, name: str, numbering: _Numbering) -> I64:

@@ -77,7 +77,7 @@ def samples(cursor: Cursor, query: SampleQuery) -> Page:
     best = paging.in_order(best, order)
     if most is None or len(best) < most:
         return Page(tuple(best))
-    page = best[:-1]
+    page = best[: most - 1]
     return Page(tuple(page), paging.cursor_of(page[-1], order))
 
 
@@ -196,7 +196,7 @@ def _resources_that_pass(cursor: Cursor, catalogue: Catalogue, tree: Filter) -> 
         for found in Scan(cursor, tree).all():
             passed.update(np.unique(found.resource).tolist())
         return passed
-    of_states = [p for p, r in zip(parts, read, strict=True) if r and r <= STATE_FIELDS]
+    of_states = [p for p, r in zip(parts, read, strict=True) if r <= STATE_FIELDS]
     of_kinds = [p for p, r in zip(parts, read, strict=True) if r and r <= KIND_FIELDS]
     mixed = [p for p, r in zip(parts, read, strict=True) if not (r <= STATE_FIELDS or r <= KIND_FIELDS)]
     if mixed:

@@ -1,6 +1,9 @@
 """Samples and questions from a small world, so that they meet: the same ids, records, resources and states again and again."""
 
+import os
+
 import numpy as np
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from nephoscope import identity
@@ -8,6 +11,16 @@ from nephoscope.filters import And, Compare, Not, Or
 from nephoscope.sample import Sample
 from nephoscope.store import StatisticsQuery
 from nephoscope.times import NEVER, SECOND
+
+examples = settings(
+    max_examples=40,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
+)
+"""For the tests in this folder: repeatable, and done in seconds. NEPHOSCOPE_EXAMPLES=1000 looks for more."""
+if os.environ.get("NEPHOSCOPE_EXAMPLES"):
+    examples = settings(examples, max_examples=int(os.environ["NEPHOSCOPE_EXAMPLES"]), derandomize=False)
 
 START = 1_577_880_000 * SECOND
 RESOURCES = ("r1", "R1", "r\x00'; --", "\u202ertl", 'q"$.%_')
@@ -32,7 +45,9 @@ def derived_id(origin, resource, timestamp):
     """The id that a chain of steps gives, one sample at a time."""
     base, steps = identity.origin_keys(origin)
     hi, lo = identity.resource_key(resource)
-    hi, lo = identity.keyed(*base, np.array([hi], np.uint64), np.array([lo], np.uint64), np.array([timestamp], np.int64))
+    hi, lo = identity.keyed(
+        *base, np.array([hi], np.uint64), np.array([lo], np.uint64), np.array([timestamp], np.int64)
+    )
     for step in steps:
         hi, lo = identity.mix(hi, lo, *step)
     return identity.pack(hi, lo)[0].tobytes()
@@ -147,7 +162,18 @@ def filters(*fields):
 ORDERS = st.lists(
     st.tuples(
         st.sampled_from(
-            ("timestamp", "volume", "name", "resource_id", "project_id", "metadata.n", "metadata.a.b", "id", "late", "unit")
+            (
+                "timestamp",
+                "volume",
+                "name",
+                "resource_id",
+                "project_id",
+                "metadata.n",
+                "metadata.a.b",
+                "id",
+                "late",
+                "unit",
+            )
         ),
         st.sampled_from(("asc", "desc")),
     ),

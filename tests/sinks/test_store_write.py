@@ -13,12 +13,17 @@ from nephoscope.sample import Sample
 from nephoscope.store import ListQuery, SampleQuery, Written
 from nephoscope.times import NEVER, SECOND
 from tests.sinks.oracle import Oracle
-from tests.sinks.strategies import START, written
+from tests.sinks.strategies import START, examples, written
 
 
 def polled(name="cpu", resource="r1", at=0, **rest):
     timestamp = START + at * SECOND
-    values = {"type": "gauge", "unit": "", "volume": 1.0, "id": identity.polled_id("openstack", name, resource, timestamp)}
+    values = {
+        "type": "gauge",
+        "unit": "",
+        "volume": 1.0,
+        "id": identity.polled_id("openstack", name, resource, timestamp),
+    }
     return Sample(name=name, resource_id=resource, timestamp=timestamp, **(values | rest))
 
 
@@ -30,6 +35,7 @@ def by_id(samples):
     return sorted(samples, key=lambda s: s.id)
 
 
+@examples
 @given(written())
 def test_any_split_order_and_repetition_gives_the_first_of_each_id(fresh_store, writes):
     oracle = Oracle()
@@ -48,6 +54,7 @@ def test_any_split_order_and_repetition_gives_the_first_of_each_id(fresh_store, 
             assert store.history(resource) == oracle.history(resource)
 
 
+@examples
 @given(written(), st.randoms(use_true_random=False))
 def test_a_writer_that_remembers_nothing_stores_the_same(fresh_store, writes, chance):
     """The memory of numbers is a cache: losing it at any moment changes nothing."""
@@ -102,7 +109,9 @@ def test_pushed_samples_with_the_same_meter_resource_and_time_are_all_kept(store
 
 
 def test_an_origin_that_nobody_can_read_is_kept(store):
-    samples = [polled(id=bytes([n]) * 16, origin=text) for n, text in enumerate(("{", "[]", "7", "[[1]]", '["a"]', "[" * 5000))]
+    samples = [
+        polled(id=bytes([n]) * 16, origin=text) for n, text in enumerate(("{", "[]", "7", "[[1]]", '["a"]', "[" * 5000))
+    ]
     store.write(rows(*samples))
 
     assert by_id(store.each_sample()) == by_id(samples)
@@ -110,7 +119,18 @@ def test_an_origin_that_nobody_can_read_is_kept(store):
 
 @pytest.mark.parametrize(
     "text",
-    ["nul\x00end", "'; DROP TABLE record; --", '"', "\u202ecba", "Case", "case", " ", "%_", "\U0001f329", "x" * 100_000],
+    [
+        "nul\x00end",
+        "'; DROP TABLE record; --",
+        '"',
+        "\u202ecba",
+        "Case",
+        "case",
+        " ",
+        "%_",
+        "\U0001f329",
+        "x" * 100_000,
+    ],
 )
 def test_hostile_names_come_back_as_they_went_in(store, text):
     sample = polled(text, text, unit=text, user_id=text, project_id=text, source=text, id=b"h" * 16)
@@ -123,7 +143,13 @@ def test_hostile_names_come_back_as_they_went_in(store, text):
 
 def test_metadata_of_a_megabyte_and_odd_keys_comes_back_as_it_went_in(store):
     deep = '{"a":' * 200 + "1" + "}" * 200
-    texts = ['{"k":"' + "x" * 1_000_000 + '"}', deep, '{"a.b":1,"$k":2,"":3,"A":4,"a":5}', '{"n" : 1e400}', '{"\\u0000":"\\ud83c\\udf29"}']
+    texts = [
+        '{"k":"' + "x" * 1_000_000 + '"}',
+        deep,
+        '{"a.b":1,"$k":2,"":3,"A":4,"a":5}',
+        '{"n" : 1e400}',
+        '{"\\u0000":"\\ud83c\\udf29"}',
+    ]
     samples = [polled(at=n, metadata=text) for n, text in enumerate(texts)]
     store.write(rows(*samples))
 

@@ -1,0 +1,171 @@
+"""Expiry: what is older goes, what is not stays, and with a resource's last sample all that is known of it."""
+
+import threading
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nephoscope.batch import batch_of
+from nephoscope.filters import EVERYTHING
+from nephoscope.store import ListQuery
+from nephoscope.times import SECOND
+from sinks.sql import SQLStore, expire
+from tests.sinks.oracle import Oracle
+from tests.sinks.strategies import START, TIMES, examples, written
+from tests.sinks.test_store_write import by_id, polled, rows
+
+
+def count(store, table):
+    with store._reading() as cursor:
+        return cursor.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+
+
+@examples
+@given(written(), written(), st.sampled_from(TIMES), st.sampled_from((0, 1, 30 * SECOND)), st.integers(1, 5))
+def test_what_is_left_is_what_is_not_older(fresh_store, early, late, seconds, more, step):
+    """Also where the same ids are written again afterwards: they are new then."""
+    before = START + seconds * SECOND + more
+    with pytest.MonkeyPatch.context() as patch, fresh_store() as store:
+        patch.setattr(expire, "_LEAST_PAUSE", 0.0)
+        patch.setattr(expire, "_PAUSE", 0.0)
+        patch.setattr(expire, "_step_end", _steps_of(step))
+        oracle = Oracle()
+        for batches in early:
+            oracle.write([s for batch in batches for s in batch])
+            store.write([batch_of(batch).rows for batch in batches])
+        all_samples, old_resources = len(oracle.by_id), {s.resource_id for s in oracle.samples()}
+
+        done = store.expire(before)
+        oracle.expire(before)
+
+        assert done.samples == all_samples - len(oracle.by_id)
+        assert done.resources == len(old_resources - {s.resource_id for s in oracle.samples()})
+        assert done.share == 1.0
+        check(store, oracle)
+        for batches in late:
+            oracle.write([s for batch in batches for s in batch])
+            store.write([batch_of(batch).rows for batch in batches])
+        check(store, oracle)
+
+
+def _steps_of(records):
+    import sqlalchemy as sa
+
+    from sinks.sql.schema import record
+    from sinks.sql.statements import Statement
+
+    return Statement(
+        sa.select(*expire._key)
+        .where(sa.tuple_(*expire._key) >= expire._begin, record.c.span <= sa.bindparam("last"))
+        .order_by(*expire._key)
+        .limit(1)
+        .offset(records)
+    )
+
+
+def check(store, oracle):
+    assert by_id(store.each_sample()) == by_id(oracle.samples())
+    assert list(store.resources(ListQuery(limit=None)).resources) == oracle.resources()
+    assert list(store.meters(ListQuery(limit=None)).meters) == oracle.meters()
+    for resource in {s.resource_id for s in oracle.samples()}:
+        assert store.history(resource) == oracle.history(resource)
+
+
+def test_nothing_is_left_of_what_has_no_sample_left(store):
+    store.write(rows(*(polled(resource=f"r{n}", user_id=f"u{n}", project_id="p", metadata=f'{{"n":{n}}}') for n in range(9))))
+    store.write(rows(polled(resource="young", at=4000)))
+
+    done = store.expire(START + 1000 * SECOND)
+
+    assert (done.samples, done.resources) == (9, 9)
+    assert [count(store, t) for t in ("record", "resource", "state", "series", "metadata", "word")] == [1, 1, 1, 1, 1, 1]
+
+
+def test_a_meter_without_samples_is_gone_though_its_resource_lives(store):
+    store.write(rows(polled("old"), polled("cpu", at=600)))
+    store.expire(START + 1 * SECOND)
+
+    assert [m.name for m in store.meters(ListQuery()).meters] == ["cpu"]
+
+
+def test_a_second_time_does_nothing(store):
+    store.write(rows(*(polled(at=n) for n in range(0, 1000, 60))))
+    before = START + 500 * SECOND
+
+    assert store.expire(before).samples == 9
+    assert store.expire(before).samples == 0
+    assert store.expire(START - 10**9).samples == 0
+
+
+def test_progress_is_told_after_each_step(store):
+    store.write(rows(*(polled(resource=f"r{n}", at=n % 3000) for n in range(9000))))
+    told = []
+
+    store.expire(START + 2000 * SECOND, told.append)
+
+    assert len(told) > 3
+    assert [t.samples for t in told] == sorted(t.samples for t in told)
+    assert [t.share for t in told] == sorted(t.share for t in told)
+    assert told[-1].samples == 6000
+    assert told[-1].share == 1.0
+
+
+def test_two_at_once_and_a_writer_lose_nothing_and_leave_nothing(store, store_url):
+    """What is young stays; what is old goes, except what the writer brings meanwhile."""
+    for t in range(0, 12_000, 60):
+        store.write(rows(*(polled(resource=f"r{n}", at=t) for n in range(50))))
+    before = START + 9000 * SECOND
+    other = SQLStore(store_url)
+    done = []
+    expirers = [threading.Thread(target=lambda s=s: done.append(s.expire(before))) for s in (store, other)]
+    for thread in expirers:
+        thread.start()
+    young = []
+    while any(t.is_alive() for t in expirers):
+        young.append(polled(resource=f"new{len(young) % 7}", at=10_000 + len(young)))
+        assert store.write(rows(young[-1])).stored == 1
+    for thread in expirers:
+        thread.join()
+
+    assert sum(d.samples for d in done) == 150 * 50
+    left = list(store.each_sample(EVERYTHING))
+    assert len(left) == 50 * 50 + len(young)
+    assert by_id(s for s in left if s.resource_id.startswith("new")) == by_id(young)
+    other.close()
+
+
+def test_another_writer_forgets_the_numbers_that_were_removed(store, store_url):
+    """Its memory names a resource, a state and metadata that are no more."""
+    other = SQLStore(store_url)
+    other.write(rows(polled(metadata='{"a":1}', user_id="u")))
+    store.expire(START + 1 * SECOND)
+    store.write(rows(polled(resource="usurper", at=900, metadata='{"b":1}')))
+
+    again = polled(at=1200, metadata='{"a":1}', user_id="u")
+    other.write(rows(again))
+
+    assert next(s for s in store.each_sample() if s.resource_id == "r1") == again
+    other.close()
+
+
+def test_writers_get_their_turn(store, store_url):
+    """While a long expiry runs, a write waits for a step, not for the whole."""
+    for t in range(0, 6000, 60):
+        store.write(rows(*(polled(resource=f"r{n}", at=t) for n in range(600))))
+    other = SQLStore(store_url)
+    thread = threading.Thread(target=lambda: other.expire(START + 6000 * SECOND))
+    thread.start()
+    writes = 0
+    longest = 0.0
+    while thread.is_alive():
+        begin = time.monotonic()
+        store.write(rows(polled(at=7000 + writes)))
+        longest = max(longest, time.monotonic() - begin)
+        writes += 1
+    thread.join()
+
+    assert writes > 20
+    assert longest < 2.0
+    other.close()
