@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flows.interning import Columns, I32, I64
+from flows.interning import Columns, I32, I64, SeriesIndex
 from flows.plan import DEFAULT_JOIN_INTERVAL, Options, PlanSink, PlanStep
 from flows.rows import F64, Rows, Watermarks, join_rows, pool_block
 from flows.target import Target, compile_target, unusable
@@ -74,9 +74,15 @@ class Pane:
     period: int
     end: int
     expiry: int
-    count: int
-    slot_of: dict[int, int]
+    index: SeriesIndex
     columns: Columns
+    kept: Columns
+    """What open sets carry on, once a call has ended without completing them."""
+
+    @property
+    def count(self) -> int:
+        """Sets in the pane."""
+        return self.index.size
 
 
 def new_pane(period: int, end: int, expiry: int, program: Arithmetic) -> Pane:
@@ -92,12 +98,13 @@ def new_pane(period: int, end: int, expiry: int, program: Arithmetic) -> Pane:
     for m in range(meters):
         fill[f"v{m}"] = (np.float64, 0.0)
         fill[f"late{m}"] = (bool, False)
+    kept: dict[str, tuple[Any, Any]] = {}
     for m in program.attributed:
         fill[f"ref{m}"] = (np.int32, -1)
         for name in _KEPT:
             dtype: Any = {"time": np.int64, "kind": np.int8, "hi": np.uint64, "lo": np.uint64}.get(name, np.int32)
-            fill[f"{name}{m}"] = (dtype, 0)
-    return Pane(period, end, expiry, 0, {}, Columns(fill))
+            kept[f"{name}{m}"] = (dtype, 0)
+    return Pane(period, end, expiry, SeriesIndex(), Columns(fill), Columns(kept))
 
 
 @dataclass(slots=True)
@@ -127,7 +134,8 @@ class ArithmeticState:
     def used(self) -> Iterator[tuple[str, npt.NDArray[Any]]]:
         """(pool, numbers) of every string that the state refers to."""
         for pane in self.panes.values():
-            for name, array in pane.columns.arrays.items():
+            yield "resources", pane.columns["resource"][: pane.count]
+            for name, array in pane.kept.arrays.items():
                 pool = _POOLS.get(name.rstrip("0123456789"))
                 if pool:
                     yield pool, array[: pane.count]
@@ -235,18 +243,10 @@ class _Work:
             pane = new_pane(period, int(self.end[first]), int(self.expiry[first]), self.program)
             self.state.panes[period] = pane
         self.touched.add(period)
-        slot_of = pane.slot_of
-        numbers = self.resource[index].tolist()
-        slots = [slot_of.get(r, -1) for r in numbers]
-        if -1 in slots:
-            before = pane.count
-            for k, r in enumerate(numbers):
-                if slots[k] < 0:
-                    slots[k] = slot_of.setdefault(r, len(slot_of))
-            pane.count = len(slot_of)
-            pane.columns.ensure(pane.count)
-            pane.columns["resource"][before : pane.count] = list(slot_of)[before:] if before else list(slot_of)
-        slot = np.array(slots, np.int64)
+        # Slots are dealt in the order of first arrival.
+        slot = pane.index.find(self.resource[index].astype(np.int64)).astype(np.int64)
+        pane.columns.ensure(pane.count)
+        pane.columns["resource"][slot] = self.resource[index]
         # A row replaces the set's value of its meter until the set is complete. So a run ends before a row that would: whether the set is
         # complete by then depends on the rows before it.
         meter = self.meter[index]
@@ -254,7 +254,7 @@ class _Work:
         have = pane.columns["have"]
         begin = 0
         while begin < len(index):
-            end = begin + _distinct_run(pair[begin:])
+            end = begin + _distinct_run(pair[begin:], pane.count * len(self.program.meters))
             replaces = np.flatnonzero(have[slot[begin:end]] >> meter[begin:end].astype(np.uint64) & np.uint64(1))
             replaces = replaces[replaces > 0]
             if len(replaces):
@@ -311,9 +311,9 @@ class _Work:
         reference = {m: columns[f"ref{m}"][slots] for m in program.attributed}
         if any((r < 0).any() for r in reference.values()):
             self.keep_pane(pane, slots)
-            block = pool_block(resource, *(columns[f"{c}0"][slots] for c in ("user", "project", "metadata")), strings=strings)
+            block = pool_block(resource, *(pane.kept[f"{c}0"][slots] for c in ("user", "project", "metadata")), strings=strings)
             at: I64 = np.arange(len(slots))
-            unit, kind = columns["unit0"][slots], columns["kind0"][slots]
+            unit, kind = pane.kept["unit0"][slots], pane.kept["kind0"][slots]
             views = {
                 name: _KeptColumns(self, pane, slots, m, values[name]) if m in reference else _Volumes(values[name])
                 for m, name in enumerate(program.meters)
@@ -390,7 +390,7 @@ class _Work:
                     columns[f"v{m}"][slot], columns[f"late{m}"][slot] = held.volume, held.late
                     if m in program.attributed:
                         for name, value in zip(_KEPT, held.kept, strict=True):
-                            columns[f"{name}{m}"][slot] = value
+                            pane.kept[f"{name}{m}"][slot] = value
                 complete.append(slot)
                 continue
             left.append(slot)
@@ -431,7 +431,9 @@ class _Work:
                 pane.columns[f"ref{m}"][: pane.count] = -1
 
     def keep_pane(self, pane: Pane, slots: I64) -> None:
-        columns, rows = pane.columns, self.rows
+        columns, rows, kept = pane.columns, self.rows, pane.kept
+        if len(slots):
+            kept.ensure(pane.columns.capacity)
         for m in self.program.attributed:
             reference = columns[f"ref{m}"][slots]
             fresh = reference >= 0
@@ -440,14 +442,13 @@ class _Work:
             at, i = slots[fresh], reference[fresh]
             for name, column in _TEXTS.items():
                 words = self.strings.map("texts", rows.block.dictionary(column))
-                columns[f"{name}{m}"][at] = words[rows.block.codes(column)[rows.at[i]]]
+                kept[f"{name}{m}"][at] = words[rows.block.codes(column)[rows.at[i]]]
             for name in ("unit", "kind", "source", "time", "hi", "lo"):
-                columns[f"{name}{m}"][at] = getattr(rows, name)[i]
+                kept[f"{name}{m}"][at] = getattr(rows, name)[i]
             columns[f"ref{m}"][at] = -1
 
 
 _POOLS = {
-    "resource": "resources",
     "user": "texts",
     "project": "texts",
     "metadata": "texts",
@@ -457,16 +458,13 @@ _POOLS = {
 _TEXTS = {"user": "user_id", "project": "project_id", "metadata": "resource_metadata"}
 
 
-def _distinct_run(pairs: I64) -> int:
-    """How many leading elements are distinct."""
-    if len(np.unique(pairs)) == len(pairs):
-        return len(pairs)
-    seen: set[int] = set()
-    for i, value in enumerate(pairs.tolist()):
-        if value in seen:
-            return i
-        seen.add(value)
-    return len(pairs)
+def _distinct_run(pairs: I64, size: int) -> int:
+    """How many leading elements are distinct; all are below `size`."""
+    seen = np.empty(size, np.int64)
+    numbers = np.arange(len(pairs))
+    seen[pairs[::-1]] = numbers[::-1]  # The first of each stays.
+    again = np.flatnonzero(seen[pairs] != numbers)
+    return int(again[0]) if len(again) else len(pairs)
 
 
 class _Volumes:
@@ -509,7 +507,7 @@ class _KeptColumns(_Volumes):
         self.work, self.pane, self.slots, self.meter = work, pane, slots, meter
 
     def column(self, name: str) -> npt.NDArray[Any]:
-        return self.pane.columns[f"{name}{self.meter}"][self.slots]
+        return self.pane.kept[f"{name}{self.meter}"][self.slots]
 
     def numbers(self, name: str) -> F64:
         return self.column("time") / 1e6 if name == "timestamp" else self.volume
@@ -534,7 +532,10 @@ class _KeptColumns(_Volumes):
 
 def dump(state: ArithmeticState) -> Any:
     """The state as plain data."""
-    panes = [[p.period, p.end, p.expiry, p.count, p.columns.dump(p.count)] for p in state.panes.values()]
+    panes = [
+        [p.period, p.end, p.expiry, p.count, p.columns.dump(p.count), p.kept.dump(p.count) if p.kept.capacity else None]
+        for p in state.panes.values()
+    ]
     held = [[list(key), [[h.time, h.volume, h.late, list(h.kept)] for h in rows]] for key, rows in state.held.items()]
     return [panes, held]
 
@@ -542,11 +543,12 @@ def dump(state: ArithmeticState) -> Any:
 def load(step: PlanStep, packed: Any) -> ArithmeticState:
     """The state that dump was called on."""
     state = ArithmeticState()
-    for period, end, expiry, count, columns in packed[0]:
+    for period, end, expiry, count, columns, kept in packed[0]:
         pane = new_pane(period, end, expiry, step.program)
-        pane.count = count
         pane.columns.load({name: unpack(a) for name, a in columns.items()}, count)
-        pane.slot_of = {r: i for i, r in enumerate(pane.columns["resource"][:count].tolist())}
+        if kept is not None:
+            pane.kept.load({name: unpack(a) for name, a in kept.items()}, count)
+        pane.index.find(pane.columns["resource"][:count].astype(np.int64))
         state.panes[period] = pane
     for (resource, meter), rows in packed[1]:
         state.held[resource, meter] = [Held(time, volume, late, tuple(kept)) for time, volume, late, kept in rows]

@@ -1,6 +1,7 @@
 """Dedupe: a sample whose id this partition has seen within `dedupe_horizon` goes no further (docs/semantics.md).
 
-Polled samples are known by a bitmap of 64 periods a series; all others by their id, in buckets of event time.
+Polled samples are known by the periods of their series: the newest, the first, and the gaps between them, which are rare. All others are
+known by their id, in buckets of event time.
 """
 
 from __future__ import annotations
@@ -8,18 +9,60 @@ from __future__ import annotations
 import numpy as np
 
 from flows.interning import Columns, I32, I64, Repeats
-from flows.rows import Bools, Rows, U64, Watermarks
+from flows.one_to_one import SeriesState
+from flows.rows import Bools, Rows, Watermarks
 from nephoscope import identity
 from nephoscope.times import MIN_TIME, NEVER
 
 COLUMNS = {
     "time": (np.int64, NEVER),  # newest polled timestamp on the grid
-    "seen": (np.uint64, 0),  # bit k: the period k before the newest was seen
+    "first": (np.int64, NEVER),  # oldest one
     "unit": (np.int32, 0),  # the grid: seconds between periods; 0: none yet
     "source": (np.int32, -1),
 }
 BUCKETS = 8
-_ONE = np.uint64(1)
+
+
+class Periods(SeriesState):
+    """The polled periods of each series: all from `first` to `time`, but for its gaps: lists of (from, to), both missing."""
+
+    __slots__ = ("gaps",)
+
+    def __init__(self) -> None:
+        super().__init__(COLUMNS)
+        self.gaps: dict[int, list[tuple[int, int]]] = {}
+
+    def dropped(self, slots: I64) -> None:
+        """Forget the gaps of series that are forgotten."""
+        if self.gaps:
+            for slot in slots.tolist():
+                self.gaps.pop(slot, None)
+
+    def seen(self, slot: int, time: int, unit: int, horizon: int) -> bool:
+        """Whether a period of a series was seen before, for one that is not simply the next. It is seen now."""
+        newest, first = self.columns["time"], self.columns["first"]
+        gaps = self.gaps.get(slot, [])
+        if time > newest[slot]:
+            gaps.append((int(newest[slot]) + unit, time - unit))
+            newest[slot] = time
+        elif time < first[slot]:
+            if time + unit < first[slot]:
+                gaps.append((time + unit, int(first[slot]) - unit))
+            first[slot] = time
+        else:
+            for i, (start, end) in enumerate(gaps):
+                if start <= time <= end:
+                    gaps[i : i + 1] = [g for g in ((start, time - unit), (time + unit, end)) if g[0] <= g[1]]
+                    break
+            else:
+                return True
+        oldest = int(newest[slot]) - horizon
+        gaps = [g for g in gaps if g[1] >= oldest]
+        if gaps:
+            self.gaps[slot] = gaps
+        else:
+            self.gaps.pop(slot, None)
+        return False
 
 
 class SeenIds:
@@ -76,7 +119,7 @@ class SeenIds:
 
 
 def dedupe(
-    columns: Columns,
+    periods: Periods,
     ids: SeenIds,
     rows: Rows,
     slot: I32,
@@ -91,7 +134,7 @@ def dedupe(
 
     slot: of each row's series; close: the same, as a slice where it can be; repeated: where some occur more than once; ahead: rows too far in the future to move anything.
     """
-    if ahead is None and _all_next(columns, rows, close, repeated, marks, ttl, horizon):
+    if ahead is None and _all_next(periods.columns, rows, close, repeated, marks, ttl):
         return None
     watermark = marks.at(rows.position)
     new = np.ones(len(rows), bool)
@@ -101,7 +144,7 @@ def dedupe(
         if ahead is not None:
             index = index[~ahead[index]]
         if len(index):
-            _on_grid(columns, rows, slot, index, watermark, ttl, horizon, new, by_id)
+            _on_grid(periods, rows, slot, index, watermark, ttl, horizon, new, by_id)
     order = np.flatnonzero(by_id)
     if len(order):
         raw = identity.pack(rows.hi[order], rows.lo[order]).tobytes()
@@ -112,46 +155,36 @@ def dedupe(
 
 
 def _all_next(
-    columns: Columns, rows: Rows, slot: I32 | slice, repeated: Repeats | None, marks: Watermarks, ttl: int, horizon: int
+    columns: Columns, rows: Rows, slot: I32 | slice, repeated: Repeats | None, marks: Watermarks, ttl: int
 ) -> bool:
     """The usual case, done here: every row is the next period of a series that is known. False: nothing was done.
 
     The newest timestamp lies on the grid, so the one a period later does. All rows of a call have one interval.
     """
     interval = int(rows.polled[0])
-    if interval <= 0 or 64 * interval < horizon:
+    if interval <= 0:
         return False
     newest, units, sources = columns["time"], columns["unit"], columns["source"]
     if repeated is None:
-        time, source = rows.time, rows.source
-        before = newest[slot]
-        some: I32 | slice = slot
+        time, before, some = rows.time, newest[slot], slot
+        same = sources[some] == rows.source
     else:
-        time, source = rows.time[repeated.order], rows.source[repeated.order]
+        time, some = rows.time[repeated.order], repeated.slots
         before = repeated.before(newest, time)
-        some = repeated.slots
-        if repeated.lengths.max() >= 64 or not (source == np.repeat(sources[some], repeated.lengths)).all():
-            return False
+        same = np.repeat(sources[some], repeated.lengths) == rows.source[repeated.order]
     if not (
         (time - before == interval).all()
         and (units[some] == interval // 1_000_000).all()
-        and (repeated is not None or (sources[some] == source).all())
+        and same.all()
         and marks.last - int(before.min()) <= ttl
     ):
         return False
-    seen = columns["seen"]
-    if repeated is None:
-        newest[slot] = time
-        seen[slot] = (seen[slot] << _ONE) | _ONE
-    else:
-        count = repeated.lengths.astype(np.uint64)
-        newest[some] = time[repeated.tail]
-        seen[some] = (seen[some] << count) | ((_ONE << count) - _ONE)
+    newest[some] = time if repeated is None else time[repeated.tail]
     return True
 
 
 def _on_grid(
-    columns: Columns,
+    periods: Periods,
     rows: Rows,
     slot: I32,
     index: I64,
@@ -161,33 +194,24 @@ def _on_grid(
     new: Bools,
     by_id: Bools,
 ) -> None:
-    """Look up polled rows, each of a series of its own, in the bitmaps; clears `by_id` of those that it could judge."""
+    """Look up polled rows, each of a series of its own, among its periods; clears `by_id` of those that it could judge."""
     at, time, interval, source = slot[index], rows.time[index], rows.polled[index], rows.source[index]
-    newest, seen, units, sources = (columns[n] for n in ("time", "seen", "unit", "source"))
+    newest, first, units, sources = (periods.columns[n] for n in ("time", "first", "unit", "source"))
     before = newest[at]
-    fresh = (units[at] == 0) | (watermark[index] - before > ttl) & (before != NEVER)
+    fresh = (before == NEVER) | (watermark[index] - before > ttl) & (before != NEVER)
     unit: I64 = np.where(fresh, interval, units[at].astype(np.int64) * 1_000_000)
-    fits = (fresh | (sources[at] == source)) & (time % unit == 0) & (64 * unit >= horizon)
-    grid = fresh & fits
-    set_now = at[grid]
-    units[set_now] = (interval[grid] // 1_000_000).astype(np.int32)
-    sources[set_now] = source[grid]
-    seen[set_now] = 0
-    newest[set_now] = NEVER
-    first = fits & (newest[at] == NEVER)
-    before = np.where(first, time, newest[at])
-    ahead = (time - before) // unit
-    old = fits & (ahead <= -64)
-    judged = fits & ~old
-    bits = seen[at]
-    forward = judged & (ahead >= 0) & ((ahead > 0) | first)
-    back = judged & ~forward
-    bit: U64 = _ONE << np.clip(-ahead, 0, 63).astype(np.uint64)
-    double = back & ((bits & bit) != 0)
-    shifted = np.where(ahead >= 64, np.uint64(0), bits << np.clip(ahead, 0, 63).astype(np.uint64))
-    after = np.where(forward, shifted | _ONE, np.where(back, bits | bit, bits))
-    moved = forward | back
-    seen[at[moved]] = after[moved]
-    newest[at[forward]] = time[forward]
-    new[index[double]] = False
+    fits = (fresh | (sources[at] == source)) & (time % unit == 0)
+    judged = fits & (fresh | (time >= before - horizon))
+    start = judged & fresh
+    if start.any():
+        some = at[start]
+        newest[some] = first[some] = time[start]
+        units[some], sources[some] = (interval[start] // 1_000_000).astype(np.int32), source[start]
+        periods.dropped(some)
+    on = judged & ~fresh
+    after = on & (time == before + unit)
+    newest[at[after]] = time[after]
+    for i in np.flatnonzero(on & ~after).tolist():
+        if periods.seen(int(at[i]), int(time[i]), int(unit[i]), horizon):
+            new[index[i]] = False
     by_id[index[judged]] = False

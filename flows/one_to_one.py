@@ -63,8 +63,13 @@ class SeriesState:
         limit[slots] = before[keys & (MAX_STEPS - 1)]
         dead = self.columns["time"][:size] < limit
         self.index.release(dead)
-        self.columns.clear(np.flatnonzero(dead))
+        gone = np.flatnonzero(dead)
+        self.columns.clear(gone)
+        self.dropped(gone)
         return len(keys) - len(self.index)
+
+    def dropped(self, slots: I64) -> None:
+        """Called with the slots that were forgotten."""
 
     def resources(self) -> I64:
         """The resource number of every series."""

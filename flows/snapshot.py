@@ -66,7 +66,7 @@ def _from_bytes(raw: bytes) -> Snapshot:
     return Snapshot(None, raw)
 
 
-def _packunpack(value: Any) -> Any:
+def _pack_array(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return [value.dtype.str, np.ascontiguousarray(value).view(np.uint8).data if value.size else b""]
     if isinstance(value, np.generic):
@@ -94,6 +94,7 @@ def take(plan: Plan, state: State) -> Snapshot:
             "ids": list(state.ids.dump().items()),
             "numbers": {step.key: step.number for step in plan.steps},
             "series": series,
+            "gaps": list(state.periods.gaps.items()),
             "steps": steps,
         }
     )
@@ -119,6 +120,7 @@ def restore(plan: Plan, snapshot: Snapshot) -> State:
         kept = state.series.get(kind)
         if kept is not None:
             _load_series(kept, unpack(keys), unpack(slots), size, columns, None if same else numbers)
+    state.periods.gaps = {slot: [(a, b) for a, b in gaps] for slot, gaps in parts["gaps"]}
     for key, packed in parts["steps"]:
         step = known.get(key)
         if step is not None and step.transformer.load is not None:

@@ -31,8 +31,9 @@ from nephoscope.errors import BatchError
 from nephoscope.times import MAX_TIME, MIN_TIME, NEVER, SECOND, TOO_LATE
 from nephoscope.topics import Message
 
-GATHER = 1000
-"""Rows from which on a batch is worth a call of its own; smaller ones are gathered."""
+ENOUGH = 1000
+"""Rows that are worth a call; batches with fewer are gathered, up to GATHERED rows."""
+GATHERED = 4000
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +101,15 @@ def _feed(plan: Plan, state: State, arrivals: Sequence[Arrival], out: Output, *,
         rows = len(arrival.batch)
         header = arrival.batch.header
         first = next((a.batch.header for a in group if len(a.batch)), header)
-        fits = not rows or (header.interval, header.polling) == (first.interval, first.polling)
-        if group and (size >= GATHER or not fits or size + rows > 8 * GATHER):
+        alike = (header.interval, header.polling) == (first.interval, first.polling)
+        if rows and size and (not alike or rows >= ENOUGH or size + rows > GATHERED):
             _call(plan, state, group, out, exact=exact)
             group, size = [], 0
         group.append(arrival)
         size += rows
+        if rows >= ENOUGH:
+            _call(plan, state, group, out, exact=exact)
+            group, size = [], 0
     if group:
         _call(plan, state, group, out, exact=exact)
 
@@ -155,9 +159,8 @@ def _call(plan: Plan, state: State, group: list[Arrival], out: Output, *, exact:
         layout = layout.subset(plan, state, rows)
     marks = _watermarks(plan, state, rows, events, marked, ahead)
     if len(rows):
-        series = state.series["dedupe"]
         new = dedupe(
-            series.columns,
+            state.periods,
             state.ids,
             rows,
             layout.slot,

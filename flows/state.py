@@ -17,13 +17,14 @@ from nephoscope.times import MIN_TIME
 class State:
     """One partition's state: plain data and numpy columns; no locks, no clocks, no engine."""
 
-    __slots__ = ("caches", "forgotten", "ids", "layouts", "plan_steps", "series", "steps", "strings", "swept", "totals", "watermark")
+    __slots__ = ("caches", "forgotten", "ids", "layouts", "periods", "plan_steps", "series", "steps", "strings", "swept", "totals", "watermark")
 
     def __init__(self, plan: Plan) -> None:
         self.watermark = MIN_TIME
         self.strings = Strings()
         self.ids = dedupe.SeenIds(plan.options.micros("dedupe_horizon"))
-        self.series = {"dedupe": SeriesState(dedupe.COLUMNS)}
+        self.periods = dedupe.Periods()
+        self.series: dict[str, SeriesState] = {"dedupe": self.periods}
         self.steps: dict[int, Any] = {}
         for step in plan.steps:
             if step.transformer.shared is not None:

@@ -58,7 +58,7 @@ SCHEMA = pa.schema(
         pa.field("late", pa.bool_(), nullable=False),
     ]
 )
-DICTIONARY_COLUMNS = tuple(f.name for f in SCHEMA if pa.types.is_dictionary(f.type))
+_DICTIONARIES = tuple(i for i, f in enumerate(SCHEMA) if pa.types.is_dictionary(f.type))
 
 _HEAD = struct.Struct("<4sB3xIIQ")
 _MAGIC = b"NEPH"
@@ -220,18 +220,18 @@ def decode(message: bytes) -> Batch:
     if not rows:
         return Batch(EMPTY, header)
     try:
-        with pa.ipc.open_stream(pa.py_buffer(view[head_length:])) as reader:
-            if not reader.schema.equals(SCHEMA):
-                raise BatchError("the schema is not that of a batch of samples")
-            batch = reader.read_next_batch()
+        reader = pa.ipc.open_stream(pa.py_buffer(view[head_length:]))
+        if not reader.schema.equals(SCHEMA):
+            raise BatchError("the schema is not that of a batch of samples")
+        batch = reader.read_next_batch()
         batch.validate(full=True)
     except (pa.ArrowException, OSError, StopIteration, OverflowError) as error:
         raise BatchError(f"not Arrow: {str(error)[:200]}") from None
     if batch.num_rows != rows or rows > MAX_ROWS:
         raise BatchError(f"{batch.num_rows} rows, but {rows} announced")
-    for column in batch.columns:
-        if column.null_count or (isinstance(column, pa.DictionaryArray) and column.dictionary.null_count):
-            raise BatchError("a column has nulls")
+    columns = batch.columns
+    if any(c.null_count for c in columns) or any(columns[i].dictionary.null_count for i in _DICTIONARIES):
+        raise BatchError("a column has nulls")
     return Batch(batch, header)
 
 

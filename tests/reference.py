@@ -189,7 +189,7 @@ class Dedupe:
 
     @dataclass
     class Grid:
-        """A polled series: its unit and source, the newest period and which of the 64 newest were seen."""
+        """A polled series: its unit and source, the newest timestamp and all that were seen."""
 
         unit: int
         source: str
@@ -207,20 +207,17 @@ class Dedupe:
         if message.interval and not _ahead(sample.timestamp, message, self.options):
             series, unit = (sample.name, sample.resource_id), message.interval * SECOND
             grid = self.grids.get(series)
-            if grid and _forgotten(watermark, grid.newest * grid.unit, self.options.series_ttl):
+            if grid and _forgotten(watermark, grid.newest, self.options.series_ttl):
                 grid = None
-            fixes = sample.timestamp % unit == 0 and 64 * unit >= self.options.dedupe_horizon
-            if grid is None and fixes:
-                newest = sample.timestamp // unit
-                self.grids[series] = self.Grid(unit, sample.source, newest, {newest})
+            if grid is None and sample.timestamp % unit == 0:
+                self.grids[series] = self.Grid(unit, sample.source, sample.timestamp, {sample.timestamp})
                 return False
             if grid and sample.source == grid.source and sample.timestamp % grid.unit == 0:
-                period = sample.timestamp // grid.unit
-                if period > grid.newest - 64:
-                    if period in grid.seen:
+                if sample.timestamp >= grid.newest - self.options.dedupe_horizon:
+                    if sample.timestamp in grid.seen:
                         return True
-                    grid.newest = max(grid.newest, period)
-                    grid.seen = {p for p in grid.seen | {period} if p > grid.newest - 64}
+                    grid.newest = max(grid.newest, sample.timestamp)
+                    grid.seen.add(sample.timestamp)
                     return False
         bucket = (0 if watermark == MIN_TIME else watermark) // self.bucket_length
         if sample.id in self.buckets and bucket <= self.buckets[sample.id] + 8:
