@@ -167,6 +167,8 @@ class SQLStore:
     def _create(self) -> None:
         """Make the tables, or see that they are ours."""
         cursor = self._connection.cursor()
+        if cursor.execute(_MASTER.sql).fetchall():
+            self._see_that_it_is_ours(cursor)
         mode = cursor.execute("PRAGMA journal_mode = wal").fetchone()[0]
         if mode != "wal":
             raise StoreError(f"{self._url.database}: SQLite cannot keep a write-ahead log here (journal mode {mode})")

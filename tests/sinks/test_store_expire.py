@@ -74,13 +74,22 @@ def check(store, oracle):
 
 
 def test_nothing_is_left_of_what_has_no_sample_left(store):
-    store.write(rows(*(polled(resource=f"r{n}", user_id=f"u{n}", project_id="p", metadata=f'{{"n":{n}}}') for n in range(9))))
+    store.write(
+        rows(*(polled(resource=f"r{n}", user_id=f"u{n}", project_id="p", metadata=f'{{"n":{n}}}') for n in range(9)))
+    )
     store.write(rows(polled(resource="young", at=4000)))
 
     done = store.expire(START + 1000 * SECOND)
 
     assert (done.samples, done.resources) == (9, 9)
-    assert [count(store, t) for t in ("record", "resource", "state", "series", "metadata", "word")] == [1, 1, 1, 1, 1, 1]
+    assert [count(store, t) for t in ("record", "resource", "state", "series", "metadata", "word")] == [
+        1,
+        1,
+        1,
+        1,
+        1,
+        1,
+    ]
 
 
 def test_a_meter_without_samples_is_gone_though_its_resource_lives(store):
