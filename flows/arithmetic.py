@@ -157,12 +157,18 @@ def arithmetic(
     """The sets that became complete, in order. Rows of meters that the expression does not name are swallowed."""
     program: Arithmetic = step.program
     strings = context.strings
-    meter_numbers = [strings.names.number(m) for m in program.meters]
-    meter = np.full(len(rows), -1, np.int64)
-    for m, number in enumerate(meter_numbers):
-        meter[rows.name == number] = m
-    if len(rows) and (meter < 0).any():
-        rows, meter = rows.take(meter >= 0), meter[meter >= 0]
+    memo: dict[str, Any] = {} if rows.memo is None else rows.memo
+    if not memo:
+        meter = np.full(len(rows), -1, np.int64)
+        for m, name in enumerate(program.meters):
+            meter[rows.name == strings.names.number(name)] = m
+        wanted = None if (meter >= 0).all() else np.flatnonzero(meter >= 0)
+        memo["wanted"] = wanted
+        memo["meter"] = meter if wanted is None else meter[wanted]
+        memo["resource"] = rows.resource(strings) if wanted is None else rows.take(wanted).resource(strings)
+    if memo["wanted"] is not None:
+        rows = rows.take(memo["wanted"])
+    meter = memo["meter"]
     spans = np.array([program.span_of(m) for m in program.meters], np.int64)
     polled = rows.polled > 0
     if polled.all():
@@ -176,7 +182,8 @@ def arithmetic(
     expiry = np.maximum(end, np.where(watermark <= MIN_TIME, MIN_TIME, watermark + program.lateness))
     work = _Work(step, program, state, rows, meter, period, end, expiry, context)
     work.watermark = watermark
-    work.resource = rows.resource(strings) if len(rows) else np.empty(0, np.int32)
+    work.resource = memo["resource"]
+    work.memo = memo
     done, n = 0, len(rows)
     while True:
         due = min((p.expiry for p in state.panes.values()), default=MAX_TIME)
@@ -225,6 +232,7 @@ class _Work:
         self.full = np.uint64((1 << len(program.meters)) - 1)
         self.resource: I32
         self.watermark: I64
+        self.memo: dict[str, Any]
         self.touched: set[int] = set()
 
     def add(self, start: int, stop: int) -> None:
@@ -244,7 +252,15 @@ class _Work:
             self.state.panes[period] = pane
         self.touched.add(period)
         # Slots are dealt in the order of first arrival.
-        slot = pane.index.find(self.resource[index].astype(np.int64)).astype(np.int64)
+        whole = not pane.count and len(index) == len(self.meter)
+        dealt = self.memo.get("dealt") if whole else None
+        if dealt is not None:
+            (keys, slots, size), slot = dealt
+            pane.index.load(keys, slots, size)
+        else:
+            slot = pane.index.find(self.resource[index].astype(np.int64)).astype(np.int64)
+            if whole:
+                self.memo["dealt"] = pane.index.dump(), slot
         pane.columns.ensure(pane.count)
         pane.columns["resource"][slot] = self.resource[index]
         # A row replaces the set's value of its meter until the set is complete. So a run ends before a row that would: whether the set is
@@ -295,11 +311,12 @@ class _Work:
         if complete.any():
             # The row that completes a set is its last one here.
             last = np.full(pane.count, -1, np.int64)
-            last[slot] = index
-            ready = np.unique(slot[complete])
+            last[slot[complete]] = index[complete]
+            ready = np.flatnonzero(last >= 0)
             trigger = last[ready]
-            order = np.argsort(trigger, kind="stable")
-            ready, trigger = ready[order], trigger[order]
+            if (trigger[1:] < trigger[:-1]).any():
+                order = np.argsort(trigger, kind="stable")
+                ready, trigger = ready[order], trigger[order]
             columns["done"][ready] = True
             self.publish(pane, ready, trigger, rows.position[trigger], rows.time[trigger], rows.polled[trigger])
 

@@ -52,6 +52,8 @@ class Layout:
     malformed: list[tuple[Bools, str]] = field(default_factory=list)
     arrow: dict[str, Any] = field(default_factory=dict)
     """Columns of what the entries that end their sinks publish (flows.one_to_one.batch_of)."""
+    memos: dict[int, dict[str, Any]] = field(default_factory=dict)
+    """What the steps that come first in a sink have worked out about these rows (Rows.memo), by the step's number."""
     _urls: list[tuple[str, Bools | None]] | None = None
 
     def rows(self, batch: pa.RecordBatch, polled: int, position: I64) -> Rows:

@@ -153,6 +153,8 @@ class Rows:
     lo: U64
     late: Bools
     polled: I64
+    memo: dict[str, Any] | None = None
+    """Where a step may keep what follows from the order of names and resources alone: the same rows come again each period."""
 
     def __len__(self) -> int:
         return len(self.at)
@@ -174,7 +176,7 @@ class Rows:
         return strings.map("texts", self.block.dictionary(column))[self.codes(column)]
 
 
-ARRAYS = tuple(f.name for f in fields(Rows) if f.name != "block")
+ARRAYS = tuple(f.name for f in fields(Rows) if f.name not in ("block", "memo"))
 
 
 def rows_of(batch: pa.RecordBatch, strings: Strings, polled: I64, position: I64) -> Rows:

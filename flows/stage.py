@@ -26,7 +26,7 @@ from flows.rows import Bools, Rows, Watermarks, batch_of_rows, rows_of
 from flows.state import State
 from flows.transformer import Context
 from flows.validity import refused
-from nephoscope.batch import EMPTY, Batch, decode
+from nephoscope.batch import EMPTY, HAS_NULLS, Batch, decode, has_nulls
 from nephoscope.errors import BatchError
 from nephoscope.times import MAX_TIME, MIN_TIME, NEVER, SECOND, TOO_LATE
 from nephoscope.topics import Message
@@ -80,12 +80,16 @@ def process(plan: Plan, state: State, messages: Sequence[Message], *, exact: boo
     arrivals = []
     for message in messages:
         try:
-            arrivals.append(Arrival(message, decode(message.value)))
+            arrivals.append(Arrival(message, decode(message.value, nulls=True)))
         except BatchError as error:
-            out.counts["stage", "undecodable"] += 1
-            out.dead.append(Dead("undecodable", str(error), message, message.value))
+            _undecodable(out, message, str(error))
     feed(plan, state, arrivals, out, exact=exact)
     return out
+
+
+def _undecodable(out: Output, message: Message, detail: str) -> None:
+    out.counts["stage", "undecodable"] += 1
+    out.dead.append(Dead("undecodable", detail, message, message.value))
 
 
 def feed(plan: Plan, state: State, arrivals: Sequence[Arrival], out: Output, *, exact: bool = False) -> None:
@@ -136,6 +140,14 @@ def _call(plan: Plan, state: State, group: list[Arrival], out: Output, *, exact:
         return
     header = full[0].batch.header
     batch = full[0].batch.rows if len(full) == 1 else pa.concat_batches([a.batch.rows for a in full])
+    if has_nulls(batch):
+        for arrival in full:
+            if has_nulls(arrival.batch.rows):
+                _undecodable(out, arrival.message, HAS_NULLS)
+                group = [a for a in group if a is not arrival]
+        if group:
+            _call(plan, state, group, out, exact=exact)
+        return
     n = batch.num_rows
     counts["stage", "received"] += n
     layout = layout_of(plan, state, batch, header)
@@ -281,7 +293,9 @@ def _sinks(
                 _chain(plan, state, first, 1, _empty(state), marks, out, exact=exact)
             continue
         index = entered.get(first.number)
-        some = _empty(state) if index is None else rows if len(index) == len(rows) else rows.take(index)
+        some = _empty(state) if index is None else rows.take(slice(None) if len(index) == len(rows) else index)
+        if layout is not None and index is not None:
+            some.memo = layout.memos.setdefault(first.number, {})
         _chain(plan, state, first, 0, some, marks, out, exact=exact)
 
 

@@ -198,10 +198,11 @@ def compact(rows: pa.RecordBatch) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
 
 
-def decode(message: bytes) -> Batch:
+def decode(message: bytes, *, nulls: bool = False) -> Batch:
     """The batch of a message, validated in full: checksum, schema, offsets, indices, UTF-8, no nulls.
 
-    The columns are views into `message`. Raises BatchError, whatever the bytes.
+    The columns are views into `message`. Raises BatchError, whatever the bytes. `nulls`: the caller looks for nulls itself (has_nulls), once for
+    many messages.
     """
     if len(message) < _HEAD.size:
         raise BatchError(f"{len(message)} bytes are no batch")
@@ -229,10 +230,18 @@ def decode(message: bytes) -> Batch:
         raise BatchError(f"not Arrow: {str(error)[:200]}") from None
     if batch.num_rows != rows or rows > MAX_ROWS:
         raise BatchError(f"{batch.num_rows} rows, but {rows} announced")
-    columns = batch.columns
-    if any(c.null_count for c in columns) or any(columns[i].dictionary.null_count for i in _DICTIONARIES):
-        raise BatchError("a column has nulls")
+    if not nulls and has_nulls(batch):
+        raise BatchError(HAS_NULLS)
     return Batch(batch, header)
+
+
+HAS_NULLS = "a column has nulls"
+
+
+def has_nulls(rows: pa.RecordBatch) -> bool:
+    """Whether a column, or a word of a dictionary, is null."""
+    columns = rows.columns
+    return any(c.null_count for c in columns) or any(columns[i].dictionary.null_count for i in _DICTIONARIES)
 
 
 def mark(moment: int, member: str = "") -> bytes:
