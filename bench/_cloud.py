@@ -84,7 +84,7 @@ class Periods:
 
     def messages(self, period: int) -> Iterator[Message]:
         """One message a template (which stands for a partition)."""
-        for partition, template in enumerate(self.templates):
+        for partition in range(len(self.templates)):
             yield Message(partition, period, self.time(period), encode(self.batch(partition, period)))
 
     def time(self, period: int) -> int:

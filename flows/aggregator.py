@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flows.interning import Columns, I32, I64, SeriesIndex, repeats
+from flows.interning import I32, I64, Columns, SeriesIndex, repeats
 from flows.plan import Options, PlanStep
 from flows.rows import F64, Rows, Strings, Watermarks, join_rows, pool_block
 from flows.target import Target, compile_target, scaled
@@ -328,7 +328,7 @@ class _Work:
             self.update(pane, index, key, watermark, repeated=True)
 
     def update(self, pane: Pane, index: I64, key: I32, watermark: int, *, repeated: bool = False) -> None:
-        program, rows = self.program, self.rows
+        program = self.program
         slot = pane.slot_of[key]
         fresh = slot < 0
         if fresh.any():

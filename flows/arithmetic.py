@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flows.interning import Columns, I32, I64, SeriesIndex
+from flows.interning import I32, I64, Columns, SeriesIndex
 from flows.plan import DEFAULT_JOIN_INTERVAL, Options, PlanSink, PlanStep
 from flows.rows import F64, Rows, Watermarks, join_rows, pool_block
 from flows.target import Target, compile_target, unusable
@@ -328,7 +328,8 @@ class _Work:
         reference = {m: columns[f"ref{m}"][slots] for m in program.attributed}
         if any((r < 0).any() for r in reference.values()):
             self.keep_pane(pane, slots)
-            block = pool_block(resource, *(pane.kept[f"{c}0"][slots] for c in ("user", "project", "metadata")), strings=strings)
+            user, project, metadata = (pane.kept[f"{c}0"][slots] for c in ("user", "project", "metadata"))
+            block = pool_block(resource, user, project, metadata, strings)
             at: I64 = np.arange(len(slots))
             unit, kind = pane.kept["unit0"][slots], pane.kept["kind0"][slots]
             views = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from flows.interning import Columns, I32, I64, Repeats
+from flows.interning import I32, I64, Columns, Repeats
 from flows.one_to_one import SeriesState
 from flows.rows import Bools, Rows, Watermarks
 from nephoscope import identity

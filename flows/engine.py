@@ -90,6 +90,7 @@ class OutletSink(DynamicSink[tuple[str, Output]]):
         self._make = make
 
     def build(self, step_id: str, worker_index: int, worker_count: int) -> _Outlet:
+        """One worker's outlet."""
         return _Outlet(self._make())
 
 
@@ -120,8 +121,7 @@ class _Reader:
         waiting = self._waiting[partition]
         if not waiting and time.monotonic() >= self._rest_until:
             self._look()
-        out = [waiting.popleft() for _ in range(min(len(waiting), _AHEAD))]
-        return out
+        return [waiting.popleft() for _ in range(min(len(waiting), _AHEAD))]
 
     def _look(self) -> None:
         if max((len(w) for w in self._waiting.values()), default=0) > 4 * _AHEAD:
@@ -175,6 +175,7 @@ class LogSource(FixedPartitionedSource[tuple[str, Message], int]):
         self._readers: dict[int, tuple[Log, _Reader]] = {}
 
     def list_parts(self) -> list[str]:
+        """The topic's partitions."""
         log = self._make_log()
         try:
             return [f"{p:05d}" for p in range(log.partitions(self._topic))]
@@ -182,6 +183,7 @@ class LogSource(FixedPartitionedSource[tuple[str, Message], int]):
             log.close()
 
     def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> _Partition:
+        """A partition, from where the last execution's snapshot says."""
         thread = threading.get_ident()
         if thread not in self._readers:
             log = self._make_log()
@@ -220,12 +222,15 @@ class PositionedSink(FixedPartitionedSink[list[pa.RecordBatch], str]):
         self._urls, self._make = list(urls), make
 
     def list_parts(self) -> list[str]:
+        """The publishers' URLs."""
         return self._urls
 
     def part_fn(self, item_key: str) -> int:
+        """The place of a URL."""
         return self._urls.index(item_key)
 
     def build_part(self, step_id: str, for_part: str, resume_state: str | None) -> _Positioned:
+        """A publisher, gone back to the snapshot's place."""
         return _Positioned(self._make(for_part), resume_state)
 
 

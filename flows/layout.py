@@ -149,7 +149,8 @@ def _flags(column: pa.BooleanArray) -> Bools:
     """A column of flags, which usually are all off."""
     if not column.offset and not np.frombuffer(column.buffers()[1], np.uint8)[: (len(column) + 7) // 8].any():
         return np.zeros(len(column), bool)
-    return column.to_numpy(zero_copy_only=False)
+    flags: Bools = column.to_numpy(zero_copy_only=False)
+    return flags
 
 
 def layout_of(plan: Plan, state: State, batch: pa.RecordBatch, header: Header) -> Layout:

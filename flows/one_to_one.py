@@ -14,18 +14,18 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from flows.interning import Columns, I64, Repeats, SeriesIndex, as_slice, numbers_of, repeats
+from flows.interning import I64, Columns, Repeats, SeriesIndex, as_slice, numbers_of, repeats
 from flows.plan import PlanStep
 from flows.rows import (
     CARRIED,
-    TYPE_WORDS,
-    Bools,
     F64,
     I8,
     I32,
+    TYPE_WORDS,
+    U64,
+    Bools,
     Rows,
     Strings,
-    U64,
     Watermarks,
     assemble,
     dictionary,
@@ -150,7 +150,8 @@ def enter(
     ends = np.cumsum(lengths).tolist()
     slices = [(step, slice(end - n, end)) for (step, _), n, end in zip(choices, lengths, ends, strict=True)]
     numbers = np.repeat([step.number for step, _ in choices], lengths).astype(np.int32)
-    name, kind, unit, origin = (np.empty(len(at), t) for t in (np.int32, np.int8, np.int32, np.int32))
+    name, unit, origin = (np.empty(len(at), np.int32) for _ in range(3))
+    kind = np.empty(len(at), np.int8)
     key_hi, key_lo = np.empty(len(at), np.uint64), np.empty(len(at), np.uint64)
     factor, maximum = np.ones(len(at)), np.full(len(at), np.inf)
     scales = []
@@ -289,7 +290,7 @@ def run(
     about = About(entries.cumulative, watermark, context.ttl, _growth_only(entries))
     now = {name: getattr(rows, name).take(at) for name in columns.arrays}
     if entries.repeats is None:
-        out, publish, accepted = _judge(function, columns, entries.slot, now, about, context.counts)
+        out, publish, _ = _judge(function, columns, entries.slot, now, about, context.counts)
     else:
         judged = _in_one_go(function, columns, entries.repeats, now, about, context.counts)
         out, publish = judged or _in_rounds(function, columns, entries, now, about, context.counts)

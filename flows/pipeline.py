@@ -118,7 +118,7 @@ def _what_is(config: str | None) -> tuple[Path | None, Path | None]:
         return None, None
     path = Path(config)
     node = documents.load(path)
-    if isinstance(node.value, dict) and {"sources", "sinks"} & node.value.keys() or isinstance(node.value, list):
+    if (isinstance(node.value, dict) and {"sources", "sinks"} & node.value.keys()) or isinstance(node.value, list):
         return None, path.absolute()
     return path, None
 

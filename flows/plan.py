@@ -34,7 +34,8 @@ class Options:
 
     def micros(self, name: str) -> int:
         """One of the times in microseconds."""
-        return round(getattr(self, name) * SECOND)
+        seconds: float = getattr(self, name)
+        return round(seconds * SECOND)
 
 
 @dataclass(frozen=True, slots=True)

@@ -269,6 +269,7 @@ def assemble(
 
 
 def times(micros: I64) -> pa.Array:
+    """A column of times of microseconds."""
     return pa.Array.from_buffers(_TIME, len(micros), [None, pa.py_buffer(np.ascontiguousarray(micros))], 0)
 
 
@@ -308,14 +309,11 @@ def join_rows(parts: Sequence[Rows], strings: Strings, causes: Sequence[I64] | N
     if len(filled) == 1:
         return filled[0] if (order[1:] > order[:-1]).all() else filled[0].take(order)
     same = all(p.block is filled[0].block for p in filled)
-    arrays = {f: np.concatenate([getattr(p, f) for p in filled])[order] for f in ARRAYS}
+    arrays: dict[str, Any] = {f: np.concatenate([getattr(p, f) for p in filled])[order] for f in ARRAYS}
     if same:
         return Rows(filled[0].block, **arrays)
-    block = pool_block(
-        np.concatenate([p.resource(strings) for p in filled]),
-        *(np.concatenate([p.texts(c, strings) for p in filled]) for c in CARRIED[1:]),
-        strings=strings,
-    )
+    users, projects, metadata = (np.concatenate([p.texts(c, strings) for p in filled]) for c in CARRIED[1:])
+    block = pool_block(np.concatenate([p.resource(strings) for p in filled]), users, projects, metadata, strings)
     arrays["at"] = order
     return Rows(block, **arrays)
 

@@ -80,10 +80,11 @@ def take(plan: Plan, state: State) -> Snapshot:
     for kind, kept in state.series.items():
         keys, slots, size = kept.index.dump()
         series[kind] = [keys, slots, size, kept.columns.dump(size)]
-    steps = []
-    for step in plan.steps:
-        if step.transformer.dump is not None:
-            steps.append([step.key, step.transformer.dump(state.steps[step.number])])
+    steps = [
+        [step.key, step.transformer.dump(state.steps[step.number])]
+        for step in plan.steps
+        if step.transformer.dump is not None
+    ]
     return Snapshot(
         {
             "fingerprint": plan.fingerprint,

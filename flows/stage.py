@@ -19,9 +19,9 @@ import pyarrow as pa
 
 from flows import one_to_one
 from flows.dedupe import dedupe
+from flows.interning import I64
 from flows.layout import Layout, layout_of
 from flows.plan import Plan, PlanStep
-from flows.interning import I64
 from flows.rows import Bools, Rows, Watermarks, batch_of_rows, rows_of
 from flows.state import State
 from flows.transformer import Context
@@ -257,7 +257,7 @@ def _sinks(
 ) -> None:
     """Take the new rows through every sink."""
     if layout is not None:
-        _kept(plan, layout, rows, out, exact=exact)
+        _kept(layout, rows, out, exact=exact)
         endings = []
         for kind, entries, ending in layout.entries:
             context = _context(plan, state)
@@ -337,7 +337,7 @@ def _publish(
             out.sinks.append((sink, batch))
 
 
-def _kept(plan: Plan, layout: Layout, rows: Rows, out: Output, *, exact: bool) -> None:
+def _kept(layout: Layout, rows: Rows, out: Output, *, exact: bool) -> None:
     """Samples that a sink without steps publishes as they came."""
     whole: dict[int, pa.RecordBatch] = {}
 

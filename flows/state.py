@@ -14,6 +14,7 @@ from flows.plan import Plan
 from flows.rows import Strings, Watermarks
 from nephoscope.times import MIN_TIME
 
+
 class State:
     """One partition's state: plain data and numpy columns; no locks, no clocks, no engine."""
 

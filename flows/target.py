@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from flows.rows import Bools, F64, I32, Rows
 from flows.interning import Interner
+from flows.rows import F64, I32, Bools, Rows
 from nephoscope.expressions import Expression, compile_scale
 from nephoscope.sample import TYPES
 
@@ -67,7 +67,7 @@ def compile_target(parameters: Mapping[str, Any]) -> Target:
         name_map=mapping("name"),
         unit_map=mapping("unit"),
         factor=float(scale) if scale and not text else 1.0,
-        scale=compile_scale(scale) if text else None,
+        scale=compile_scale(scale) if isinstance(scale, str) else None,
         maximum=float(target["max"]) if target.get("max") else np.inf,
     )
 

@@ -55,5 +55,7 @@ def not_objects(words: pa.Array, limit: int) -> Bools:
     short = length < 2
     if short.any():
         first, last = np.where(short, 0, ends[:-1]), np.where(short, 0, ends[1:] - 1)
-        return short | (length > limit) | (raw[first] != _OPEN) | (raw[last] != _CLOSE)
-    return (length > limit) | (raw.take(ends[:-1]) != _OPEN) | (raw.take(ends[1:] - 1) != _CLOSE)
+    else:
+        first, last = ends[:-1], ends[1:] - 1
+    wrong: Bools = short | (length > limit) | (raw.take(first) != _OPEN) | (raw.take(last) != _CLOSE)
+    return wrong

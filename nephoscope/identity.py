@@ -104,7 +104,8 @@ def polled_id(source: str, meter: str, resource: str, timestamp: int) -> bytes:
     hi, lo = resource_key(resource)
     base = base_key(("polled", source, meter))
     out = keyed(*base, np.array([hi], np.uint64), np.array([lo], np.uint64), np.array([timestamp], np.int64))
-    return pack(*out)[0].tobytes()
+    raw: bytes = pack(*out)[0].tobytes()
+    return raw
 
 
 def notification_id(message_id: str, meter: str, position: int) -> bytes:
