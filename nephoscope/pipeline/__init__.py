@@ -5,10 +5,10 @@ All forms that Ceilometer took from Juno to Queens load; the exceptions are in d
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
-from nephoscope import documents, matching
+from nephoscope import documents, matching, registry
 from nephoscope.documents import Checker
 from nephoscope.errors import Problem, nearest
 from nephoscope.pipeline.loader import Loader
@@ -46,32 +46,52 @@ __all__ = [
 ]
 
 
+class _Installed(Mapping[str, Spec]):
+    """The parameters of every transformer that is installed. A third party's is loaded when a pipeline names it, not before."""
+
+    def __getitem__(self, name: str) -> Spec:
+        if name in SPECS:
+            return SPECS[name]
+        if name not in registry.names(registry.TRANSFORMER):
+            raise KeyError(name)
+        spec: Spec | None = registry.load(registry.TRANSFORMER, name).spec
+        return spec or Spec({})
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys((*SPECS, *registry.names(registry.TRANSFORMER))))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
 def load_pipeline(
     path: str | Path,
     *,
-    transformers: Mapping[str, Spec] = SPECS,
+    transformers: Mapping[str, Spec] | None = None,
     publisher_schemes: Collection[str],
     polling: Polling | None = None,
 ) -> Pipeline:
     """The pipeline of a file. `polling`: that of a polling.yaml, which takes the place of what the sources say about it.
 
-    Raises ConfigError with every problem.
+    `transformers`: what each takes, by name; without it, those of all that are installed. Raises ConfigError with every problem.
     """
     checker = Checker(str(path))
-    return Loader(checker, transformers, publisher_schemes).pipeline(documents.read(path, checker), polling)
+    known = _Installed() if transformers is None else transformers
+    return Loader(checker, known, publisher_schemes).pipeline(documents.read(path, checker), polling)
 
 
 def parse_pipeline(
     text: str | bytes,
     file: str = "pipeline.yaml",
     *,
-    transformers: Mapping[str, Spec] = SPECS,
+    transformers: Mapping[str, Spec] | None = None,
     publisher_schemes: Collection[str],
     polling: Polling | None = None,
 ) -> Pipeline:
     """As load_pipeline, from the text."""
     checker = Checker(file)
-    return Loader(checker, transformers, publisher_schemes).pipeline(documents.parse(text, checker), polling)
+    known = _Installed() if transformers is None else transformers
+    return Loader(checker, known, publisher_schemes).pipeline(documents.parse(text, checker), polling)
 
 
 def load_polling(path: str | Path) -> Polling:
