@@ -188,7 +188,9 @@ class FilePublisher:
                 os.truncate(self._path, 0)
                 self._reopen()
                 return
-        if not wanted.current.size and not wanted.previous and not self._backup(1).exists():
+        if not wanted.current.size and not wanted.previous:
+            # There was nothing at all: whatever is there came after.
+            self._shift_back(max((k for k in range(1, count + 1) if self._backup(k).exists()), default=0))
             os.truncate(self._path, 0)
             self._reopen()
             return

@@ -249,9 +249,10 @@ class Numbers:
             ],
         )
 
-    def unused_states(self, stored: I64) -> list[int]:
-        """The states that were added in this transaction, and that no row that was stored is in."""
-        return sorted(self._added.difference(stored.tolist())) if self._added else []
+    def unused(self, rows: I64, resource: I64, state: I64) -> tuple[list[int], list[int]]:
+        """(resources, states) that were added in this transaction for the resources `rows`, but not for any that was stored."""
+        resources = set(rows[rows >= self._new_from].tolist())
+        return sorted(resources.difference(resource.tolist())), sorted(self._added.difference(state.tolist()))
 
     # -- series
 

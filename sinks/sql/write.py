@@ -51,7 +51,8 @@ _series_seen = Statement(
     )
 )
 _ties = Lookup(sa.select(record.c.tie).where(record.c.tie != sa.literal_column("x''")), record.c.tie)
-_states_unused = Statement(sa.delete(schema.state).where(schema.state.c.id == sa.bindparam("unused")))
+_resource_unused = Statement(sa.delete(schema.resource).where(schema.resource.c.id == sa.bindparam("unused")))
+_state_unused = Statement(sa.delete(schema.state).where(schema.state.c.id == sa.bindparam("unused")))
 _swept = Statement(sa.select(schema.about.c.value).where(schema.about.c.key == "swept"))
 
 _INSERT_ORDER: Final = ("span", "resource", "place", "tie", "state", "form", "fields")
@@ -134,11 +135,16 @@ class Writer:
             if fresh:
                 cursor.executemany(_series_seen.sql, fresh)
         if len(stored.time) < len(rows.time):
-            unused = self._numbers.unused_states(stored.fields.state)
-            if unused:
-                _states_unused.run_many(cursor, [{"unused": number} for number in unused])
-                self._numbers.forget()
+            self._clean(cursor, rows, stored)
         return len(stored.time)
+
+    def _clean(self, cursor: Cursor, rows: _Rows, stored: _Rows) -> None:
+        """What only doubles brought is not kept."""
+        resources, states = self._numbers.unused(rows.resource, stored.resource, stored.fields.state)
+        if resources or states:
+            _resource_unused.run_many(cursor, [{"unused": number} for number in resources])
+            _state_unused.run_many(cursor, [{"unused": number} for number in states])
+            self._numbers.forget()
 
     def _store_tied(self, cursor: Cursor, rows: _Rows) -> _Rows:
         """Rows that are known by their ids alone: a record each. Returns those that were not there."""
