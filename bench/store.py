@@ -1,113 +1,36 @@
 """The SQLite store against the plain way: one row a sample with all its text, a unique id and two indexes.
 
-100k series (10k machines of three resources and ten meters) in 64 partitions, over 100 periods of a minute, a batch a partition
-and period, so that pages fill and the write-ahead log turns over. The plain way gets the first periods of the same samples
-only: its trees are still small then, which flatters it. Both are measured in turn, in samples per CPU-second of this process
-(user and system, checkpoints included); what is prepared beforehand (the batches, the plain way's tuples) is in neither.
+100k series (10k instances of three resources and ten meters) in 64 partitions over 100 periods of a minute, a batch a partition and
+period, so that pages fill and the write-ahead log turns over. The plain way gets the first periods of the same samples only:
+its trees are still small then, which flatters it. Rates are samples per CPU-second of this process, checkpoints included;
+what is prepared beforehand (our batches, the plain way's tuples) is in neither.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
+import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
-from nephoscope import identity, natural
-from nephoscope.batch import SCHEMA
-from nephoscope.partition import partition
-from nephoscope.store import ListQuery, SampleQuery, StatisticsQuery
-from nephoscope.filters import Compare, both
+from bench._cloud import START, Periods, instances
+from nephoscope import identity
+from nephoscope.batch import Batch
+from nephoscope.filters import And, Compare
+from nephoscope.store import StatisticsQuery
 from sinks.sql import SQLStore
 
-MACHINES = 10_000
+PARTITIONS = 64
+INSTANCES = 157
+"""Instances of ten meters in a partition: 100,480 series."""
 PERIODS = 100
 PLAIN_PERIODS = 3
-PARTITIONS = 64
-START = 1_750_000_200_000_000 // 300_000_000 * 300_000_000
+DAY = 1440
 MINUTE = 60_000_000
-
-METERS = {
-    "{}": (("cpu", "cumulative", "ns"), ("memory.usage", "gauge", "MB")),
-    "{}-vda": tuple(
-        (f"disk.device.{way}.{what}", "cumulative", unit)
-        for way in ("read", "write")
-        for what, unit in (("bytes", "B"), ("requests", "request"))
-    ),
-    "{}-tap": tuple(
-        (f"network.{way}.{what}", "cumulative", unit)
-        for way in ("incoming", "outgoing")
-        for what, unit in (("bytes", "B"), ("packets", "packet"))
-    ),
-}
-
-
-class Partition:
-    """The samples of a partition: the same series each period, with new volumes."""
-
-    def __init__(self, rows: list[tuple[str, str, str, str, int]], seed: int) -> None:
-        names, types, units, resources, machines = zip(*rows, strict=True)
-        users = [f"{m % 700:032x}" for m in machines]
-        projects = [f"{m % 300:032x}" for m in machines]
-        metadata = [
-            json.dumps(
-                {
-                    "display_name": f"machine-{m}",
-                    "host": f"compute-{m % 200:03}.example.org",
-                    "flavor": {"name": "m1.small", "vcpus": 2, "ram": 2048, "disk": 20},
-                    "image": {"id": f"{m % 50:032x}", "name": "debian-12"},
-                    "status": "active",
-                    "cpu_number": 2,
-                    "OS-EXT-AZ:availability_zone": "nova",
-                    "instance_id": f"{m:032x}",
-                }
-            )
-            for m in machines
-        ]
-        n = len(rows)
-        self.words = {
-            "name": names, "type": types, "unit": units, "user_id": users, "project_id": projects,
-            "resource_id": resources, "resource_metadata": metadata, "source": ["openstack"] * n, "origin": [""] * n,
-        }  # fmt: skip
-        self.columns = {k: pa.array(v, pa.utf8()).dictionary_encode() for k, v in self.words.items()}
-        self.random = np.random.default_rng(seed)
-        self.n = n
-
-    def batch(self, period: int) -> pa.RecordBatch:
-        stamp = START + period * MINUTE
-        times = np.full(self.n, stamp)
-        # Read some seconds into the period, each resource at a moment of its own.
-        measured = times + self.random.integers(0, 20_000_000, self.n)
-        volumes = np.round(self.random.random(self.n) * 1e6, 3)
-        plain = pa.timestamp("us", tz="UTC")
-        arrays = dict(self.columns)
-        arrays |= {
-            "volume": pa.array(volumes),
-            "timestamp": pa.array(times).cast(plain),
-            "measured_at": pa.array(measured).cast(plain),
-            "id": pa.array([b"\0" * 16] * self.n, pa.binary(16)),
-            "late": pa.array(np.zeros(self.n, bool)),
-        }
-        rows = pa.RecordBatch.from_arrays([arrays[f.name] for f in SCHEMA], schema=SCHEMA)
-        ids, _ = natural.natural_ids(rows)
-        id_column = pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), self.n, [None, pa.py_buffer(ids.tobytes())])
-        return rows.set_column(SCHEMA.get_field_index("id"), SCHEMA.field("id"), id_column)
-
-
-def partitions(machines: int = MACHINES) -> list[Partition]:
-    rows: list[list[tuple[str, str, str, str, int]]] = [[] for _ in range(PARTITIONS)]
-    for machine in range(machines):
-        for form, meters in METERS.items():
-            resource = form.format(f"{machine:032x}")
-            rows[partition(resource, PARTITIONS)] += [(*m, resource, machine) for m in meters]
-    return [Partition(r, seed) for seed, r in enumerate(rows) if r]
 
 
 class Plain:
@@ -119,75 +42,102 @@ class Plain:
             self.connection.execute(f"PRAGMA {pragma}")
         self.connection.execute(
             "CREATE TABLE sample (id TEXT NOT NULL UNIQUE, name TEXT, type TEXT, unit TEXT, volume REAL, user_id TEXT,"
-            " project_id TEXT, resource_id TEXT, timestamp INTEGER, measured_at INTEGER, resource_metadata TEXT,"
-            " source TEXT)"
+            " project_id TEXT, resource_id TEXT, timestamp INTEGER, measured_at INTEGER, resource_metadata TEXT, source TEXT)"
         )
         self.connection.execute("CREATE INDEX by_resource ON sample (resource_id, name, timestamp)")
         self.connection.execute("CREATE INDEX by_project ON sample (project_id, name, timestamp)")
 
-    def rows(self, part: Partition, batch: pa.RecordBatch) -> list[tuple[Any, ...]]:
-        ids = [identity.format_id(i) for i in batch.column("id").to_pylist()]
-        times = batch.column("timestamp").cast(pa.int64()).to_pylist()
-        measured = batch.column("measured_at").cast(pa.int64()).to_pylist()
-        words = part.words
-        return list(
-            zip(
-                ids, words["name"], words["type"], words["unit"], batch.column("volume").to_pylist(),
-                words["user_id"], words["project_id"], words["resource_id"], times, measured,
-                words["resource_metadata"], words["source"], strict=True,
-            )
-        )  # fmt: skip
-
     def write(self, rows: list[tuple[Any, ...]]) -> None:
         self.connection.execute("BEGIN IMMEDIATE")
-        self.connection.executemany(
-            "INSERT INTO sample VALUES (?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING", rows
-        )
+        self.connection.executemany("INSERT INTO sample VALUES (?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING", rows)
         self.connection.execute("COMMIT")
 
+    def statistics(self, resource: str, meter: str) -> tuple[Any, ...]:
+        answer: tuple[Any, ...] = self.connection.execute(
+            "SELECT count(*), sum(volume), avg(volume), min(volume), max(volume), min(timestamp), max(timestamp), max(unit)"
+            " FROM sample WHERE resource_id = ? AND name = ? AND timestamp >= ? AND timestamp < ?",
+            (resource, meter, START, START + DAY * MINUTE),
+        ).fetchone()
+        return answer
 
-def cases(machines: int = MACHINES, periods: int = PERIODS, plain_periods: int = PLAIN_PERIODS) -> Iterator[dict[str, Any]]:
-    """The case sqlite-store, a line a figure."""
-    parts = partitions(machines)
-    n = sum(p.n for p in parts)
+
+def plain_rows(batch: Batch) -> list[tuple[Any, ...]]:
+    return [
+        (
+            identity.format_id(s.id), s.name, s.type, s.unit, s.volume, s.user_id, s.project_id, s.resource_id, s.timestamp,
+            s.measured_at, s.metadata, s.source,
+        )
+        for s in batch.samples()
+    ]  # fmt: skip
+
+
+class Meter:
+    """CPU and wall-clock seconds of what is called through it."""
+
+    def __init__(self) -> None:
+        self.cpu = self.wall = 0.0
+
+    def __call__(self, call: Callable[[], Any]) -> None:
+        cpu, wall = time.process_time(), time.perf_counter()
+        call()
+        self.cpu += time.process_time() - cpu
+        self.wall += time.perf_counter() - wall
+
+
+def cases() -> Iterator[dict[str, Any]]:
+    """The case sqlite-store; beside it the same in seconds of the clock, bytes a sample, and a question."""
+    cloud = Periods([instances(p, INSTANCES) for p in range(PARTITIONS)])
     with tempfile.TemporaryDirectory() as folder:
-        store = SQLStore(f"sqlite:///{folder}/store.db")
-        plain = Plain(Path(folder) / "plain.db")
-        ours = theirs = wall = plain_wall = 0.0
-        for period in range(periods):
-            for part in parts:
-                batch = part.batch(period)
-                if period < plain_periods:
-                    rows = plain.rows(part, batch)
-                    begin, clock = time.process_time(), time.perf_counter()
-                    plain.write(rows)
-                    theirs += time.process_time() - begin
-                    plain_wall += time.perf_counter() - clock
-                begin, clock = time.process_time(), time.perf_counter()
-                store.write(batch)
-                ours += time.process_time() - begin
-                wall += time.perf_counter() - clock
-        rate, against = n * periods / ours, n * plain_periods / theirs
-        yield _case("sqlite-store", rate, "samples/CPU-s", against)
-        yield _case("sqlite-store-wall", n * periods / wall, "samples/s", n * plain_periods / plain_wall)
+        store, plain = SQLStore(f"sqlite:///{folder}/store.db"), Plain(Path(folder) / "plain.db")
+        ours, theirs = Meter(), Meter()
+        for period in range(PERIODS):
+            for partition in range(PARTITIONS):
+                batch = cloud.batch(partition, period)
+                if period < PLAIN_PERIODS:
+                    rows = plain_rows(batch)
+                    theirs(lambda rows=rows: plain.write(rows))
+                ours(lambda batch=batch: store.write(batch.rows))
+        n, plain_n = cloud.rows * PERIODS, cloud.rows * PLAIN_PERIODS
+        yield _case("sqlite-store", n / ours.cpu, "samples/CPU-s", plain_n / theirs.cpu)
+        yield _case("sqlite-store-wall", n / ours.wall, "samples/s", plain_n / theirs.wall)
+        # A day of one instance more, so that there is something to ask about.
+        one = Periods([instances(PARTITIONS, 1)])
+        for period in range(DAY):
+            store.write(one.batch(0, period).rows)
+            plain.write(plain_rows(one.batch(0, period)))
+        resource = f"{PARTITIONS:08x}-5e4a-4000-8000-{0:012x}"
+        query = StatisticsQuery(
+            And((
+                Compare("resource_id", "=", resource),
+                Compare("name", "=", "cpu"),
+                Compare("timestamp", ">=", START),
+                Compare("timestamp", "<", START + DAY * MINUTE),
+            ))
+        )  # fmt: skip
+        assert store.statistics(query)[0].count == plain.statistics(resource, "cpu")[0] == DAY
+        ours_ms = _median_ms(lambda: store.statistics(query))
+        yield _case("sqlite-statistics-day", ours_ms, "ms", _median_ms(lambda: plain.statistics(resource, "cpu")))
         store.close()
-        size, plain_size = (os.path.getsize(f"{folder}/{f}.db") for f in ("store", "plain"))
         plain.connection.close()
-        plain_bytes = os.path.getsize(f"{folder}/plain.db") / (n * plain_periods)
-        del size, plain_size
-        yield _case("sqlite-bytes-per-sample", os.path.getsize(f"{folder}/store.db") / (n * periods), "bytes", plain_bytes)
+        sizes = [os.path.getsize(f"{folder}/{name}.db") for name in ("store", "plain")]
+        extra = one.rows * DAY
+        yield _case("sqlite-bytes-per-sample", sizes[0] / (n + extra), "B", sizes[1] / (plain_n + extra))
+
+
+def _median_ms(ask: Callable[[], Any]) -> float:
+    times = []
+    for _ in range(9):
+        begin = time.perf_counter()
+        ask()
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times) * 1e3
 
 
 def _case(name: str, value: float, unit: str, against: float) -> dict[str, Any]:
     return {
         "case": name,
-        "value": round(value, 1),
+        "value": round(value) if value > 1000 else round(value, 2),
         "unit": unit,
-        "against": round(against, 1),
-        "ratio": round(value / against, 2),
+        "against": round(against) if against > 1000 else round(against, 2),
+        "ratio": round(value / against, 3),
     }
-
-
-if __name__ == "__main__":
-    for case in cases():
-        print(json.dumps(case), flush=True)

@@ -57,7 +57,7 @@ class Outlet(Protocol):
         ...
 
 
-class _Stage(StatefulBatchLogic[Message, Output, Snapshot]):
+class PartitionStage(StatefulBatchLogic[Message, Output, Snapshot]):
     """One partition's stage."""
 
     def __init__(self, plan: Plan, state: State) -> None:
@@ -65,10 +65,12 @@ class _Stage(StatefulBatchLogic[Message, Output, Snapshot]):
         self._state = state
 
     def on_batch(self, values: list[Message]) -> tuple[Iterable[Output], bool]:
+        """Messages of the partition, in order."""
         out = process(self._plan, self._state, values)
         return [out], StatefulBatchLogic.RETAIN
 
     def snapshot(self) -> Snapshot:
+        """The state as it is now; its bytes are made when the engine pickles it."""
         return take(self._plan, self._state)
 
 
@@ -244,8 +246,8 @@ def build(
     flow = Dataflow("nephoscope")
     messages = op.input("log", flow, source)
 
-    def stage(resume: Snapshot | None) -> _Stage:
-        return _Stage(plan, State(plan) if resume is None else restore(plan, resume))
+    def stage(resume: Snapshot | None) -> PartitionStage:
+        return PartitionStage(plan, State(plan) if resume is None else restore(plan, resume))
 
     outputs = op.stateful_batch("stage", messages, stage)
     op.output("publish", outputs, sink)
@@ -288,4 +290,4 @@ def run(
         )
 
 
-__all__ = ["LogSource", "Outlet", "OutletSink", "build", "recovery", "run", "stopping"]
+__all__ = ["LogSource", "Outlet", "OutletSink", "PartitionStage", "build", "recovery", "run", "stopping"]
