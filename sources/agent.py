@@ -42,6 +42,8 @@ _log = logging.getLogger(__name__)
 _TICK = 0.25
 """The agent looks around at least so often (seconds)."""
 _FLUSH_ROWS = 100_000
+_AT_ONCE = 2048
+"""Polls that are handed to the workers and not done."""
 _RETAIN_EVERY = 60.0
 
 
@@ -180,7 +182,8 @@ class Agent:
     def _start(self, now: int) -> None:
         if self._writer.rows + self._gatherer.rows >= self._max_backlog:
             return
-        for poll in self._schedule.start(now):
+        # What is handed out waits in memory until it is done, and with it what it gives.
+        for poll in self._schedule.start(now, max(0, _AT_ONCE - self._workers.busy)):
             ask = self._targets.ask(poll.target, poll.intervals)
             pollster = poll.target.pollster
             timeout = pollster.timeout or min(self._timeout, poll.target.intervals[0] / SECOND)

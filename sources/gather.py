@@ -19,10 +19,12 @@ from nephoscope.dead_letters import KEPT, DeadLetter
 from nephoscope.errors import SampleError
 from nephoscope.partition import partition
 from nephoscope.push import MAX_SAMPLE_BYTES, too_large
-from nephoscope.sample import DEFAULT_SOURCE, metadata_text, to_json
+from nephoscope.sample import DEFAULT_SOURCE, check_time, metadata_text, to_json
 from nephoscope.times import NEVER
 from nephoscope.topics import Record
 from sources.pollster import Meter, Reading
+
+_REMEMBERED = 10_000
 
 
 class _Words(dict[str, int]):
@@ -32,26 +34,26 @@ class _Words(dict[str, int]):
         number = self[word] = len(self)
         return number
 
-    def column(self, numbers: list[int]) -> pa.DictionaryArray:
-        return _dictionary(np.array(numbers, np.int32), list(self))
+    def column(self, numbers: Any) -> pa.DictionaryArray:
+        return _dictionary(numbers, list(self))
 
 
 class _Columns:
-    """The columns of a batch that grows."""
+    """A batch that grows: a meter and a volume for each row, and a *block* for each run of rows that have all else in common."""
 
-    __slots__ = ("late", "measured", "metadata", "meter", "projects", "resource", "times", "users", "volumes", "words")
+    __slots__ = ("blocks", "exact", "meter", "starts", "volumes", "words")
 
     def __init__(self) -> None:
         self.meter: list[int] = []
         self.volumes: list[float] = []
-        self.resource: list[int] = []
-        self.metadata: list[int] = []
-        self.users: list[int] = []
-        self.projects: list[int] = []
-        self.times: list[int] = []
-        self.measured: list[int] = []
-        self.late: list[bool] = []
+        self.exact: list[tuple[int, int]] = []  # (row, measured_at) where the reading said it itself
+        self.starts: list[int] = []
+        self.blocks: list[tuple[int, int, int, int, int, int, bool]] = []
         self.words = (_Words(), _Words(), _Words(), _Words())
+
+
+_NONE = _Columns()
+_BLOCK: tuple[Any, ...] = (np.int32, np.int32, np.int32, np.int32, np.int64, np.int64, np.bool_)
 
 
 class Gathered(msgspec.Struct):
@@ -78,6 +80,8 @@ class Gatherer:
         self._limit = max_sample_bytes
         self._groups: dict[tuple[int, Header], _Columns] = {}
         self._meters: dict[Meter, int] = {}
+        # By identity first: to hash a Meter takes longer than all else that is done for a reading.
+        self._known: dict[int, tuple[Meter, int]] = {}
         self._letters: list[DeadLetter] = []
         self.rows = 0
 
@@ -92,71 +96,95 @@ class Gatherer:
     ) -> int:
         """Take the readings of one poll whose meters are in `headers`; how many there were. Bad ones go to the dead letters.
 
-        `due` is their timestamp, `measured_at` stands where a reading does not say it better.
+        `due` is their timestamp, `measured_at` stands where a reading does not say it better. Readings of one resource that come
+        one after another, and headers that are one object, are the cheapest.
         """
         count = 0
-        seen: Any = None  # Readings of one resource mostly share one object, whose text is then made once.
-        text = ""
-        short = False
+        before = len(self._letters)
+        of = header_of = resource = user = project = None
+        columns: _Columns = _NONE
+        known = self._known
+        isfinite = math.isfinite
         for reading in readings:
+            count += 1
             try:
                 meter = reading.meter
                 header = headers.get(meter.name)
                 if header is None:
+                    count -= 1
                     continue
-                count += 1
-                if reading.metadata is not seen or seen is None:
-                    seen = None
-                    text = reading.metadata if isinstance(reading.metadata, str) else metadata_text(reading.metadata)
-                    short = len(text) * 8 <= self._limit and text.isascii()
-                    seen = reading.metadata
-                resource = reading.resource_id
-                owner = reading.user_id + reading.project_id
-                # Most texts are short and plain; the others are looked at closely.
-                if not (short and len(resource) + len(owner) < 512 and resource.isascii() and owner.isascii()):
-                    self._check(reading, text)
+                if (
+                    reading.metadata is not of
+                    or header is not header_of
+                    or reading.resource_id != resource
+                    or reading.user_id != user
+                    or reading.project_id != project
+                ):
+                    of = header_of = None
+                    columns = self._block(reading, header, due, measured_at, late=late)
+                    of, header_of, resource = reading.metadata, header, reading.resource_id
+                    user, project = reading.user_id, reading.project_id
                 volume = float(reading.volume)
-                if not math.isfinite(volume):
+                if not isfinite(volume):
                     raise SampleError("volume", f"volume must be a finite number, not {volume}")
-                if not resource:
-                    raise SampleError("resource_id", "resource_id is missing")
-                place = partition(resource, self._partitions)
+                number = known.get(id(meter))
+                if number is None or number[0] is not meter:
+                    number = self._number(meter)
+                if reading.measured_at != NEVER:
+                    columns.exact.append((len(columns.meter), check_time(int(reading.measured_at), "measured_at")))
+                columns.meter.append(number[1])
+                columns.volumes.append(volume)
             except SampleError as error:
                 self._refuse(reading, error.reason, str(error))
-                continue
             except (TypeError, ValueError, OverflowError, AttributeError) as error:
                 self._refuse(reading, "reading", f"{type(error).__name__}: {error}")
-                continue
-            columns = self._groups.get((place, header))
-            if columns is None:
-                columns = self._groups[place, header] = _Columns()
-            number = self._meters.get(meter)
-            if number is None:
-                number = self._meters[meter] = len(self._meters)
-            resources, metadata, users, projects = columns.words
-            columns.meter.append(number)
-            columns.volumes.append(volume)
-            columns.resource.append(resources[resource])
-            columns.metadata.append(metadata[text])
-            columns.users.append(users[reading.user_id])
-            columns.projects.append(projects[reading.project_id])
-            columns.times.append(due)
-            columns.measured.append(measured_at if reading.measured_at == NEVER else reading.measured_at)
-            columns.late.append(late)
-            self.rows += 1
+        self.rows += count - (len(self._letters) - before)
         return count
+
+    def _block(self, reading: Reading, header: Header, due: int, measured_at: int, *, late: bool) -> _Columns:
+        """Begin a run of rows that have resource, owner, metadata and header in common. Raises SampleError, TypeError."""
+        text = reading.metadata if isinstance(reading.metadata, str) else metadata_text(reading.metadata)
+        self._check(reading, text)
+        place = partition(reading.resource_id, self._partitions)
+        columns = self._groups.get((place, header))
+        if columns is None:
+            columns = self._groups[place, header] = _Columns()
+        resources, metadata, users, projects = columns.words
+        columns.starts.append(len(columns.meter))
+        columns.blocks.append(
+            (
+                resources[reading.resource_id],
+                metadata[text],
+                users[reading.user_id],
+                projects[reading.project_id],
+                due,
+                measured_at,
+                late,
+            )
+        )
+        return columns
+
+    def _number(self, meter: Meter) -> tuple[Meter, int]:
+        if len(self._known) >= _REMEMBERED:
+            self._known.clear()
+        found = self._known[id(meter)] = (meter, self._meters.setdefault(meter, len(self._meters)))
+        return found
 
     def take(self) -> Gathered:
         """The messages of all that was added since the last time."""
         records = [
             Record(place, message)
             for (place, header), columns in self._groups.items()
+            if columns.meter
             for message in encode_split(Batch(self._rows(columns), header))
         ]
         out = Gathered(records, self._letters, self.rows)
         self._groups = {}
         self._letters = []
         self.rows = 0
+        if len(self._meters) >= _REMEMBERED:
+            self._meters.clear()
+            self._known.clear()
         return out
 
     def _check(self, reading: Reading, text: str) -> None:
@@ -166,6 +194,8 @@ class Gatherer:
             raise SampleError("text", f"not UTF-8: {error.reason}") from None
         if size:
             raise SampleError("too_large", f"{size} bytes; the limit is {self._limit}")
+        if not reading.resource_id:
+            raise SampleError("resource_id", "resource_id is missing")
 
     def _refuse(self, reading: Reading, reason: str, detail: str) -> None:
         try:
@@ -178,7 +208,14 @@ class Gatherer:
 
     def _rows(self, columns: _Columns) -> pa.RecordBatch:
         count = len(columns.meter)
-        times = np.array(columns.times, np.int64)
+        sizes: Any = np.diff(np.array([*columns.starts, count], np.int64))
+        resource, about, user, project, due, measured, late = (
+            np.repeat(np.array(values, kind), sizes)
+            for values, kind in zip(zip(*columns.blocks, strict=True), _BLOCK, strict=True)
+        )
+        if columns.exact:
+            rows, moments = np.array(columns.exact, np.int64).T
+            measured[rows] = moments
         resources, metadata, users, projects = columns.words
         used, meter = np.unique(np.array(columns.meter, np.int32), return_inverse=True)
         every = list(self._meters)
@@ -188,16 +225,16 @@ class Gatherer:
             "type": _shared(meter, [m.type for m in meters]),
             "unit": _shared(meter, [m.unit for m in meters]),
             "volume": pa.array(np.array(columns.volumes, np.float64)),
-            "user_id": users.column(columns.users),
-            "project_id": projects.column(columns.projects),
-            "resource_id": resources.column(columns.resource),
-            "timestamp": _times(times),
-            "measured_at": _times(np.array(columns.measured, np.int64)),
-            "resource_metadata": metadata.column(columns.metadata),
+            "user_id": users.column(user),
+            "project_id": projects.column(project),
+            "resource_id": resources.column(resource),
+            "timestamp": _times(due),
+            "measured_at": _times(measured),
+            "resource_metadata": metadata.column(about),
             "source": _dictionary(np.zeros(count, np.int32), [self._source]),
-            "id": self._ids(meters, meter, list(resources), np.array(columns.resource, np.int64), times),
+            "id": self._ids(meters, meter, list(resources), resource, due),
             "origin": _dictionary(np.zeros(count, np.int32), [""]),
-            "late": pa.array(np.array(columns.late, np.bool_)),
+            "late": pa.array(late),
         }
         return pa.RecordBatch.from_arrays([arrays[f.name] for f in SCHEMA], schema=SCHEMA)
 

@@ -62,6 +62,7 @@ class Targets:
         self._pollsters = [pollsters[name] for name in sorted(pollsters)]
         self._member = member
         self._filters = {s: MeterFilter(s.meters) for s in polling.sources}
+        self._headers: dict[Header, Header] = {}  # So that equal ones are one object.
         self._asks: dict[tuple[str, tuple[PollingSource, ...]], Ask] = {}
 
     def pairs(self) -> list[tuple[PollingSource, Pollster]]:
@@ -120,11 +121,9 @@ class Targets:
             for meter in target.pollster.meters:
                 asking = [s for s in active if self._filters[s].matches(meter.name)]
                 if asking:
-                    headers[meter.name] = Header(
-                        interval=min(s.interval for s in asking),
-                        polling=tuple(s.name for s in asking),
-                        member=self._member,
-                    )
+                    interval = min(s.interval for s in asking)
+                    header = Header(interval=interval, polling=tuple(s.name for s in asking), member=self._member)
+                    headers[meter.name] = self._headers.setdefault(header, header)
             known = self._asks[target.pollster.name, active] = Ask(frozenset(headers), headers)
         return known
 

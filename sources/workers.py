@@ -166,8 +166,12 @@ def carry_out(job: Job, clock: Callable[[], int]) -> Outcome:
     items: list[Any] = []
     error: BaseException | None = None
     try:
-        for item in job.call():
-            items.append(item)  # noqa: PERF402 -- what came before an error is kept
+        given = job.call()
+        if isinstance(given, list):
+            items = given
+        else:
+            for item in given:
+                items.append(item)
     except BaseException as raised:  # noqa: BLE001 -- a pollster may be anybody's; SystemExit in a thread ends nothing else
         error = raised
     return Outcome(job, "done", items, error, began, clock())

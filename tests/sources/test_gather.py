@@ -105,6 +105,8 @@ def test_meters_that_nobody_asked_for_are_left_out():
         (Reading(CPU, 1, "vm", {"a": "x" * 10_000_000}), "too_large"),
         (Reading(CPU, 1, "v" * 300_000), "too_large"),
         (Reading(CPU, 1, "vm", {"a": "€" * 100_000}), "too_large"),
+        (Reading(CPU, 1, "vm", measured_at=10**30), "timestamp"),
+        (Reading(CPU, 1, "vm", measured_at="now"), "reading"),
         ("no reading at all", "reading"),
     ],
 )
@@ -116,6 +118,41 @@ def test_a_bad_reading_goes_to_the_dead_letters_and_the_rest_goes_on(bad, reason
     assert [letter.reason for letter in gathered.letters] == [reason]
     assert {s.resource_id for _, s in samples(gathered)} == {"before", "after"}
     assert gathered.rows == 2
+
+
+def test_whatever_stands_between_two_readings_they_keep_what_is_theirs():
+    """Resources, owners, metadata, headers and refusals in any order."""
+    gatherer = Gatherer(2)
+    about = [{"n": 0}, {"n": 1}]
+    readings = []
+    for i in range(400):
+        volume = float("nan") if i % 13 == 0 else i
+        readings.append(
+            Reading(
+                (CPU, DISK, LOAD)[i % 3],
+                volume,
+                f"vm{i // 5 % 4}",
+                about[i // 7 % 2],
+                f"u{i // 11 % 2}",
+                measured_at=DUE + i if i % 2 else NEVER,
+            )
+        )
+    gatherer.add(readings, HEADERS, DUE, DUE + 1)
+
+    got = {s.volume: (h, s) for h, s in samples(gatherer.take(), 2)}
+    assert len(got) == len([r for r in readings if r.volume == r.volume])
+    for i, reading in enumerate(readings):
+        if i % 13:
+            header, s = got[i]
+            assert header == HEADERS[reading.meter.name]
+            assert (s.name, s.unit, s.type) == (reading.meter.name, reading.meter.unit, reading.meter.type)
+            assert (s.resource_id, s.user_id, s.resource_metadata) == (
+                reading.resource_id,
+                reading.user_id,
+                reading.metadata,
+            )
+            assert s.measured_at == (DUE + i if i % 2 else DUE + 1)
+            assert s.id == identity.polled_id("openstack", s.name, s.resource_id, DUE)
 
 
 def test_readings_that_share_bad_metadata_are_all_refused():
