@@ -12,7 +12,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from nephoscope import registry, times
-from nephoscope.errors import Unavailable
+from nephoscope.errors import ConfigError, Problem, Unavailable, nearest
 from nephoscope.metrics import Counts
 from nephoscope.pipeline import Polling
 from nephoscope.push import MAX_SAMPLE_BYTES, marks
@@ -328,11 +328,17 @@ def run(log: Log, polling: Polling, settings: Settings, *, namespaces: Collectio
         log: where the samples go.
         polling: what to poll.
         settings: those of the process.
-        namespaces: only pollsters of these; none: all.
+        namespaces: only pollsters of these; none: all. ConfigError where there is no such namespace.
 
     """
-    pollsters: Iterable[Pollster] = registry.load_all(registry.POLLSTER).values()
-    chosen = {p.name: p for p in pollsters if not namespaces or p.namespace in namespaces}
+    pollsters: dict[str, Pollster] = registry.load_all(registry.POLLSTER)
+    known = {p.namespace for p in pollsters.values()}
+    wrong = [
+        Problem(f"no pollster is of the namespace {n!r}", hint=nearest(n, known)) for n in namespaces if n not in known
+    ]
+    if wrong:
+        raise ConfigError(wrong)
+    chosen = {p.name: p for p in pollsters.values() if not namespaces or p.namespace in namespaces}
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())

@@ -8,12 +8,13 @@ import pytest
 
 from nephoscope import identity, times
 from nephoscope.batch import Header, decode
-from nephoscope.errors import Unavailable
+from nephoscope.errors import ConfigError, Unavailable
 from nephoscope.pipeline import Polling, PollingSource
 from nephoscope.times import SECOND
 from nephoscope.topics import DEAD_LETTERS, SAMPLES
 from nephoscope.topics.embedded import EmbeddedLog
 from sources.agent import Agent
+from sources.agent import run as run_agent
 from sources.pollster import Meter, PermanentError, Pollster, Reading
 from sources.progress import MemoryProgress
 
@@ -370,3 +371,10 @@ def test_stopping_hands_on_what_was_read(make, log):
     assert not runner.is_alive()
     assert len(samples(log)) == 4
     assert len(progress.done) == 2
+
+
+def test_a_namespace_without_pollsters_is_refused_with_the_nearest(log, monkeypatch):
+    monkeypatch.setattr("nephoscope.registry.load_all", lambda group: {"vm": pollster(namespace="compute")})
+
+    with pytest.raises(ConfigError, match="did you mean 'compute'"):
+        run_agent(log, polling(), None, namespaces=["computer"])
