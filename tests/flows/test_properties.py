@@ -57,6 +57,27 @@ def test_any_log_through_any_pipeline_in_any_calls(
     assert_same(run_reference(text, settings, log), run_stage(text, settings, log, sizes))
 
 
+@given(logs(), pipelines(), options(), cuts(), st.integers(1, 3))
+def test_each_publisher_gets_what_its_sinks_publish(
+    log: list[Message], pipeline: dict[str, Any], settings: Options, sizes: list[int], publishers: int
+) -> None:
+    """As the live flow calls the stage: by publisher. A sample that several sinks lead to a publisher may come to it once."""
+    urls: dict[str, list[str]] = {}
+    for number, sink in enumerate(pipeline["sinks"]):
+        sink["publishers"] = [f"test://{number % publishers}", "test://all"]
+        for url in sink["publishers"]:
+            urls.setdefault(url, []).append(sink["name"])
+    text = pipeline_text(pipeline)
+    want = run_reference(text, settings, log).published
+    got = run_stage(text, settings, log, sizes, exact=False).published
+
+    for url, sinks in urls.items():
+        wanted = Counter(sample for sink, sample in want if sink in sinks)
+        found = Counter(sample for publisher, sample in got if publisher == url)
+        assert wanted.keys() == found.keys()
+        assert len(sinks) > 1 or wanted == found
+
+
 @pytest.mark.parametrize("kind", TRANSFORMERS)
 @given(data=st.data())
 def test_each_transformer(kind: str, data: st.DataObject) -> None:
@@ -93,7 +114,7 @@ def test_rows_may_be_spread_over_messages(
 def test_a_snapshot_anywhere_changes_nothing(
     log: list[Message], pipeline: dict[str, Any], settings: Options, sizes: list[int]
 ) -> None:
-    """The state that is written down and read back after each call goes on as if nothing had happened."""
+    """A call made again, from a snapshot taken before it, gives what it gave: nothing of the first time is in the snapshot."""
     text = pipeline_text(pipeline)
 
     assert_same(run_stage(text, settings, log, sizes), run_stage(text, settings, log, sizes, snapshots=True))
