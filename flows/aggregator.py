@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flows.interning import I32, I64, Columns, SeriesIndex, repeats
+from flows.interning import I32, I64, Columns, Repeats, SeriesIndex, as_slice, numbers_of, repeats
 from flows.plan import Options, PlanStep
 from flows.rows import F64, Rows, Strings, Watermarks, join_rows, pool_block
 from flows.target import Target, compile_target, scaled
@@ -273,18 +273,28 @@ class _Work:
         self.out: list[Rows] = []
         self.causes: list[I64] = []
         if len(rows):
-            self.user = rows.texts("user_id", self.strings)
-            self.project = rows.texts("project_id", self.strings)
-            self.metadata = rows.texts("resource_metadata", self.strings) if program.metadata != "drop" else None
-            absent = np.full(len(rows), -1, np.int32)
-            self.key = state.keys.find(
-                step,
-                rows.name,
-                rows.resource(self.strings),
-                absent if program.user else self.user,
-                absent if program.project else self.project,
-                self.strings,
+            strings = self.strings
+            memo: dict[str, Any] = {} if rows.memo is None else rows.memo
+            block = rows.block
+            people = b"".join(
+                part for c in ("user_id", "project_id") for part in (block.key(c), block.codes(c).tobytes())
             )
+            if memo.get("people") != people:
+                user, project = rows.texts("user_id", strings), rows.texts("project_id", strings)
+                absent = np.full(len(rows), -1, np.int32)
+                key = state.keys.find(
+                    step,
+                    rows.name,
+                    rows.resource(strings),
+                    absent if program.user else user,
+                    absent if program.project else project,
+                    strings,
+                )
+                memo.update(people=people, user=user, project=project, key=key)
+                memo["repeats"] = repeats(key, state.keys.index.size)
+            self.user, self.project, self.key = memo["user"], memo["project"], memo["key"]
+            self.repeated: Repeats | None = memo["repeats"]
+            self.metadata = rows.texts("resource_metadata", strings) if program.metadata != "drop" else None
 
     def add(self, part: slice, watermark: int) -> None:
         """Rows between two closings, at one tick of the watermark."""
@@ -317,7 +327,8 @@ class _Work:
     def add_to(self, pane: Pane, index: I64, watermark: int) -> None:
         key = self.key[index]
         pane.room(self.state.keys.index.size)
-        repeated = repeats(key, self.state.keys.index.size)
+        whole = len(index) == len(self.key)
+        repeated = self.repeated if whole else repeats(key, self.state.keys.index.size)
         if repeated is None:
             self.update(pane, index, key, watermark)
         elif self.program.size:
@@ -331,7 +342,13 @@ class _Work:
         program = self.program
         slot = pane.slot_of[key]
         fresh = slot < 0
-        if fresh.any():
+        if fresh.all() and not repeated:
+            slot = np.arange(pane.count, pane.count + len(index), dtype=np.int32)
+            pane.slot_of[key] = slot
+            pane.count += len(index)
+            pane.columns.ensure(pane.count)
+            self.open(pane, as_slice(slot), as_slice(index), key, watermark)
+        elif fresh.any():
             first = np.flatnonzero(fresh)
             if repeated:
                 _, where = np.unique(key[first], return_index=True)
@@ -349,7 +366,7 @@ class _Work:
             if full.any():
                 self.leave(pane, slot[full], index[full])
 
-    def open(self, pane: Pane, slot: I32, index: I64, key: I32, watermark: int) -> None:
+    def open(self, pane: Pane, slot: Any, index: Any, key: I32, watermark: int) -> None:
         columns, rows, mode = pane.columns, self.rows, self.program.mode
         columns["key"][slot] = key
         columns["count"][slot] = 0
@@ -364,43 +381,47 @@ class _Work:
         columns["opened"][slot] = watermark
         columns["hi"][slot], columns["lo"][slot] = rows.hi[index], rows.lo[index]
         columns["live"][slot] = True
-        columns["order"][slot] = self.state.rows + index
+        columns["order"][slot] = self.state.rows + numbers_of(index)
         if self.program.size and self.program.span:
             columns["part"][slot] = [pane.parts.get(k, 0) for k in key.tolist()]
 
     def accumulate(self, columns: Columns, slot: I32, index: I64, *, repeated: bool) -> None:
         program, rows = self.program, self.rows
-        volume, total, count = self.volume[index], columns["sum"], columns["count"]
-        modes = columns["mode"][slot]
-        new = count[slot] == 0
+        total, count = columns["sum"], columns["count"]
+        where: Any = slot if repeated else as_slice(slot)
+        of: Any = as_slice(index)
+        volume = self.volume[of]
+        new = count[where] == 0
         if repeated:
             # The first row of a new group sets what the others are compared with or added to.
             _, first = np.unique(slot, return_index=True)
             head = np.zeros(len(slot), bool)
             head[first] = True
             new &= head
-        if new.any():
+        if new.all():
+            total[where] = volume
+        else:
             total[slot[new]] = volume[new]
-        more = ~new
-        if more.any():
-            at, of, mode = slot[more], volume[more], modes[more]
+            more = ~new
+            at, added, mode = slot[more], volume[more], columns["mode"][slot[more]]
             for number in np.unique(mode).tolist():
                 these = mode == number
-                _combine(number, total, at[these], of[these])
+                _combine(number, total, at[these], added[these])
         if repeated:
             np.add.at(count, slot, 1)
         else:
-            count[slot] += 1
+            count[where] += 1
         # With repeated indices numpy keeps the last value: the last by arrival.
-        columns["last_time"][slot] = rows.time[index]
+        columns["last_time"][where] = rows.time[of]
         if program.user == "last":
-            columns["user"][slot] = self.user[index]
+            columns["user"][where] = self.user[of]
         if program.project == "last":
-            columns["project"][slot] = self.project[index]
+            columns["project"][where] = self.project[of]
         if self.metadata is not None and program.metadata == "last":
-            columns["metadata"][slot] = self.metadata[index]
-        if rows.late[index].any():
-            np.logical_or.at(columns["late"], slot, rows.late[index])
+            columns["metadata"][where] = self.metadata[of]
+        late = rows.late[of]
+        if late.any():
+            np.logical_or.at(columns["late"], slot, late)
 
     def leave(self, pane: Pane, slot: I32, cause: I64) -> None:
         """Groups that have their size, each since a row."""
@@ -439,8 +460,10 @@ class _Work:
         if not len(slot):
             return
         program, columns, keys, strings = self.program, pane.columns, self.state.keys.columns, self.strings
-        key = columns["key"][slot]
         n = len(slot)
+        if cause is None and program.span:
+            slot = as_slice(slot)  # The pane is gone; nothing changes under these views.
+        key = columns["key"][slot]
         metadata = columns["metadata"][slot] if program.metadata != "drop" else np.full(n, strings.texts.number("{}"))
         block = pool_block(
             keys["resource"][key], columns["user"][slot], columns["project"][slot], metadata, strings=strings

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flows.interning import I32, I64, Columns, SeriesIndex
+from flows.interning import I32, I64, Columns, SeriesIndex, as_slice, numbers_of
 from flows.plan import DEFAULT_JOIN_INTERVAL, Options, PlanSink, PlanStep
 from flows.rows import F64, Rows, Watermarks, join_rows, pool_block
 from flows.target import Target, compile_target, unusable
@@ -169,21 +169,34 @@ def arithmetic(
     if memo["wanted"] is not None:
         rows = rows.take(memo["wanted"])
     meter = memo["meter"]
-    spans = np.array([program.span_of(m) for m in program.meters], np.int64)
+    work = _Work(step, program, state, rows, meter, context)
+    work.resource, work.memo = memo["resource"], memo
+    constant = marks.scalar(rows.position)
     polled = rows.polled > 0
+    time = rows.time
+    if len(rows) and isinstance(constant, int) and polled.all() and (time == time[0]).all():
+        # The usual case: one period, all of it before the next moment that anything expires at.
+        work.watermark = np.broadcast_to(np.int64(constant), len(rows))
+        work.end = time[:1] + 1
+        work.expiry = np.maximum(work.end, MIN_TIME if constant <= MIN_TIME else constant + program.lateness)
+        due = min((p.expiry for p in state.panes.values()), default=MAX_TIME)
+        if constant < due and constant < work.expiry[0]:
+            work.add_to_pane(int(time[0]), np.arange(len(rows)))
+            due = min((p.expiry for p in state.panes.values()), default=MAX_TIME)
+            if marks.last >= due:
+                work.expire(marks.last, marks)
+            return work.result()
+    spans = np.array([program.span_of(m) for m in program.meters], np.int64)
     if polled.all():
-        period, end = rows.time, rows.time + 1
+        period, end = time, time + 1
     else:
         span = spans[meter]
-        start = rows.time // span * span
-        period = np.where(polled, rows.time, start)
-        end = np.where(polled, rows.time + 1, start + span)
+        start = time // span * span
+        period = np.where(polled, time, start)
+        end = np.where(polled, time + 1, start + span)
     watermark = np.ascontiguousarray(marks.at(rows.position))
     expiry = np.maximum(end, np.where(watermark <= MIN_TIME, MIN_TIME, watermark + program.lateness))
-    work = _Work(step, program, state, rows, meter, period, end, expiry, context)
-    work.watermark = watermark
-    work.resource = memo["resource"]
-    work.memo = memo
+    work.period, work.end, work.expiry, work.watermark = period, end, expiry, watermark
     done, n = 0, len(rows)
     while True:
         due = min((p.expiry for p in state.panes.values()), default=MAX_TIME)
@@ -205,8 +218,7 @@ def arithmetic(
             if marks.last >= due:
                 work.expire(marks.last, marks)
             break
-    work.keep()
-    return join_rows([*work.out, rows.take(slice(0, 0))], strings, [*work.causes, rows.at[:0]])
+    return work.result()
 
 
 class _Work:
@@ -219,21 +231,25 @@ class _Work:
         state: ArithmeticState,
         rows: Rows,
         meter: I64,
-        period: I64,
-        end: I64,
-        expiry: I64,
         context: Context,
     ) -> None:
-        self.step, self.program, self.state, self.rows = step, program, state, rows
-        self.meter, self.period, self.end, self.expiry = meter, period, end, expiry
+        self.step, self.program, self.state, self.rows, self.meter = step, program, state, rows, meter
         self.context, self.strings, self.source = context, context.strings, context.source
         self.out: list[Rows] = []
         self.causes: list[I64] = []
         self.full = np.uint64((1 << len(program.meters)) - 1)
         self.resource: I32
+        self.period: I64
+        self.end: I64
+        self.expiry: I64
         self.watermark: I64
         self.memo: dict[str, Any]
         self.touched: set[int] = set()
+
+    def result(self) -> Rows:
+        """What was published, in order; open sets no longer refer to this call."""
+        self.keep()
+        return join_rows([*self.out, self.rows.take(slice(0, 0))], self.strings, [*self.causes, self.rows.at[:0]])
 
     def add(self, start: int, stop: int) -> None:
         """Rows start..stop, during which no pane expires."""
@@ -262,6 +278,8 @@ class _Work:
             if whole:
                 self.memo["dealt"] = pane.index.dump(), slot
         pane.columns.ensure(pane.count)
+        if whole and not self.program.hold and self.add_all(pane, slot):
+            return
         pane.columns["resource"][slot] = self.resource[index]
         # A row replaces the set's value of its meter until the set is complete. So a run ends before a row that would: whether the set is
         # complete by then depends on the rows before it.
@@ -277,6 +295,48 @@ class _Work:
                 end = begin + int(replaces[0])
             self.add_run(pane, index[begin:end], slot[begin:end])
             begin = end
+
+    def add_all(self, pane: Pane, slot: I64) -> bool:
+        """All rows of the call, to an empty pane: which sets they complete is known from before. False: a meter comes twice for a set."""
+        known = self.memo.get("all")
+        if known is None:
+            known = self.memo["all"] = self.plan_all(pane, slot)
+        if not known:
+            return False
+        resource, have, parts, ready, trigger, left = known
+        rows, columns = self.rows, pane.columns
+        columns["resource"][: pane.count], columns["have"][: pane.count] = resource, have
+        late = rows.late.any()
+        for m, at, of in parts:
+            columns[f"v{m}"][at] = rows.volume[of]
+            if late:
+                columns[f"late{m}"][at] = rows.late[of]
+            if m in self.program.attributed:
+                columns[f"ref{m}"][at] = numbers_of(of)
+        if left:
+            columns["time"][slot], columns["polled"][slot] = rows.time, rows.polled
+        columns["done"][ready] = True
+        if len(trigger):
+            self.publish(pane, ready, trigger, rows.position[trigger], rows.time[trigger], rows.polled[trigger])
+        return True
+
+    def plan_all(self, pane: Pane, slot: I64) -> Any:
+        """What add_all needs to know: it follows from the order of the rows' meters and resources."""
+        meters = len(self.program.meters)
+        if _distinct_run(slot * meters + self.meter, pane.count * meters) < len(slot):
+            return ()
+        have, resource, last = np.zeros(pane.count, np.uint64), np.zeros(pane.count, np.int32), np.zeros(pane.count, np.int64)
+        parts = []
+        for m in range(meters):
+            of = np.flatnonzero(self.meter == m)
+            have[slot[of]] |= np.uint64(1 << m)
+            if len(of):
+                parts.append((m, as_slice(slot[of]), as_slice(of)))
+        resource[slot] = self.resource
+        last[slot] = np.arange(len(slot))
+        complete = np.flatnonzero(have == self.full)
+        ready = complete[np.argsort(last[complete], kind="stable")]
+        return resource, have, parts, as_slice(ready), last[ready], len(complete) < pane.count
 
     def add_run(self, pane: Pane, index: I64, slot: I64) -> None:
         """Rows of one pane in which no (set, meter) occurs twice."""
@@ -320,7 +380,7 @@ class _Work:
             columns["done"][ready] = True
             self.publish(pane, ready, trigger, rows.position[trigger], rows.time[trigger], rows.polled[trigger])
 
-    def publish(self, pane: Pane, slots: I64, cause: I64, position: I64, time: I64, polled: I64) -> None:
+    def publish(self, pane: Pane, slots: Any, cause: I64, position: I64, time: I64, polled: I64) -> None:
         """Compute and emit complete sets."""
         program, columns, rows, strings = self.program, pane.columns, self.rows, self.strings
         resource = columns["resource"][slots]
@@ -330,7 +390,7 @@ class _Work:
             self.keep_pane(pane, slots)
             user, project, metadata = (pane.kept[f"{c}0"][slots] for c in ("user", "project", "metadata"))
             block = pool_block(resource, user, project, metadata, strings)
-            at: I64 = np.arange(len(slots))
+            at: I64 = np.arange(len(cause))
             unit, kind = pane.kept["unit0"][slots], pane.kept["kind0"][slots]
             views = {
                 name: _KeptColumns(self, pane, slots, m, values[name]) if m in reference else _Volumes(values[name])
@@ -350,8 +410,8 @@ class _Work:
         bad = unusable(volume, failed if failed.any() else None, self.context.counts)
         keys = strings.resource_lanes(resource)
         base = identity.base_key(("join", self.step.sink, self.step.position))
-        hi, lo = identity.keyed(*base, keys[:, 0], keys[:, 1], np.full(len(slots), pane.period))
-        n = len(slots)
+        n = len(cause)
+        hi, lo = identity.keyed(*base, keys[:, 0], keys[:, 1], np.full(n, pane.period))
         name = strings.names.number(target.name or program.meters[0])
         result = Rows(
             block,
@@ -448,8 +508,9 @@ class _Work:
             for m in self.program.attributed:
                 pane.columns[f"ref{m}"][: pane.count] = -1
 
-    def keep_pane(self, pane: Pane, slots: I64) -> None:
+    def keep_pane(self, pane: Pane, slots: Any) -> None:
         columns, rows, kept = pane.columns, self.rows, pane.kept
+        slots = numbers_of(slots)
         if len(slots):
             kept.ensure(pane.columns.capacity)
         for m in self.program.attributed:

@@ -199,17 +199,20 @@ class Columns:
             self.arrays[name][:size] = array
 
 
-def as_slice(slots: I32) -> I32 | slice:
-    """Slots that follow one another as a slice, through which columns are read and written without copies."""
+def as_slice(slots: npt.NDArray[Any]) -> Any:
+    """Numbers at a constant distance as a slice, through which columns are read and written without copies; else the numbers."""
     n = len(slots)
-    if n and slots[-1] - slots[0] == n - 1 and (np.diff(slots) == 1).all():
-        return slice(int(slots[0]), int(slots[0]) + n)
+    if n < 2:
+        return slice(int(slots[0]), int(slots[0]) + 1) if n else slots
+    first, step = int(slots[0]), int(slots[1]) - int(slots[0])
+    if step > 0 and int(slots[-1]) - first == (n - 1) * step and (np.diff(slots) == step).all():
+        return slice(first, int(slots[-1]) + 1, step)
     return slots
 
 
 def numbers_of(slots: I32 | slice) -> Any:
     """Slots as an array."""
-    return np.arange(slots.start, slots.stop) if isinstance(slots, slice) else slots
+    return np.arange(slots.start, slots.stop, slots.step) if isinstance(slots, slice) else slots
 
 
 class Repeats:
