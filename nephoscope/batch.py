@@ -27,7 +27,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -68,6 +68,11 @@ MAX_MESSAGE = 900_000
 MAX_ROWS = 1_000_000
 
 
+_Seconds = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+_Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+# Beyond these the arithmetic on int64 columns would fail: a message that a reader cannot get past.
+
+
 class Header(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=False):
     """What a message says of itself beside its rows.
 
@@ -76,11 +81,11 @@ class Header(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
     it, a diagnostic.
     """
 
-    interval: int = 0
+    interval: _Seconds = 0
     polling: tuple[str, ...] = ()
-    mark: int = NEVER
+    mark: _Int64 = NEVER
     member: str = ""
-    generation: int = 0
+    generation: _Int64 = 0
 
 
 PUSHED = Header()
@@ -100,9 +105,7 @@ class Batch:
 
     def samples(self) -> Iterator[Sample]:
         """One Sample a row."""
-        columns = {
-            f.name: self.rows.column(f.name).to_pylist() for f in SCHEMA if not pa.types.is_timestamp(f.type)
-        }
+        columns = {f.name: self.rows.column(f.name).to_pylist() for f in SCHEMA if not pa.types.is_timestamp(f.type)}
         times = int_column(self.rows, "timestamp").tolist()
         measured = int_column(self.rows, "measured_at").tolist()
         for i in range(len(self)):
@@ -192,7 +195,9 @@ def encode_split(batch: Batch, limit: int = MAX_MESSAGE) -> list[bytes]:
 def compact(rows: pa.RecordBatch) -> pa.RecordBatch:
     """The same rows with dictionaries of only the values that they use."""
     columns = [
-        rows.column(f.name).cast(pa.utf8()).dictionary_encode() if pa.types.is_dictionary(f.type) else rows.column(f.name)
+        rows.column(f.name).cast(pa.utf8()).dictionary_encode()
+        if pa.types.is_dictionary(f.type)
+        else rows.column(f.name)
         for f in SCHEMA
     ]
     return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
