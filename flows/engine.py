@@ -126,8 +126,8 @@ class _Reader:
         return [waiting.popleft() for _ in range(min(len(waiting), _AHEAD))]
 
     def _look(self) -> None:
-        if max((len(w) for w in self._waiting.values()), default=0) > 4 * _AHEAD:
-            return  # Another partition's share has not been taken yet.
+        if sum(map(len, self._waiting.values())) >= _POLL:
+            return  # What was read before is taken first: memory stays bounded.
         if self._consumer is None:
             self._consumer = self._log.consumer(self._topic, dict(self._next))
         messages = self._consumer.poll(_POLL)
