@@ -238,5 +238,14 @@ def _flat(message: Mapping[str, Any], above: str = "") -> list[tuple[str, Any]]:
         if isinstance(value, Mapping):
             out += _flat(value, whole)
         else:
-            out.append((whole, value))
+            out.append((whole, _in_order(value)))
     return out
+
+
+def _in_order(value: Any) -> Any:
+    """A value whose mappings, however deep in lists, are in the order of their names: JSON keeps none."""
+    if isinstance(value, list | tuple):
+        return [_in_order(v) for v in value]
+    if isinstance(value, Mapping):
+        return {name: _in_order(value[name]) for name in sorted(value)}
+    return value
