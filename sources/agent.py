@@ -113,6 +113,7 @@ class Agent:
         self._discoveries = Discoveries(self._targets.discoveries(), discoveries or {}, self.counts)
         self._progress = progress or MemoryProgress()
         self._done = self._progress.load()
+        self._looked = False
         self._starting = True
         self._failing: set[str] = set()
         self._workers: Workers | InlineWorkers
@@ -166,6 +167,9 @@ class Agent:
     # Targets
 
     def _look_for_targets(self, now: int) -> None:
+        if not self._looked:
+            self._looked = True
+            self._retarget(now)  # Those that sources name themselves wait for no discovery.
         for job in self._discoveries.due(now, self._timeout):
             self._workers.submit(job)
         if self._starting and self._discoveries.answered:

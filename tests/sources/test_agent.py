@@ -351,6 +351,58 @@ def marks_raw(log):
     return [b.header.mark for m in messages(log) for b in [decode(m.value)] if not len(b)]
 
 
+def test_while_a_discovery_has_not_answered_nothing_is_forgotten_and_nothing_marked(make, log):
+    release = threading.Event()
+    sources = (PollingSource("a", 60, ("*",), (), ("slow",)), PollingSource("b", 60, ("*",), ("vm2",)))
+    progress = MemoryProgress()
+    progress.done = {1000: START}  # Of a target that the slow discovery may find again.
+
+    agent = make(
+        sources=sources,
+        discoveries={"slow": lambda _: [release.wait(20)]},
+        threads=True,
+        clock=times.now,
+        progress=progress,
+    )
+    stop = threading.Event()
+    runner = threading.Thread(target=agent.run, args=(stop,))
+    runner.start()
+    deadline = time.monotonic() + 10
+    while len(progress.done) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert len(samples(log)) == 2, "vm2 waits for nobody"
+    assert progress.done[1000] == START
+    assert marks_raw(log) == []
+
+    release.set()
+    while not marks_raw(log) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    stop.set()
+    runner.join(10)
+    assert len(set(marks_raw(log))) == 1
+
+
+def test_what_waits_for_a_thread_until_its_period_is_over_is_missed(make, log):
+    def call(resource, meters):
+        began = times.now()
+        time.sleep(0.45)
+        return [Reading(CPU, began, resource)]
+
+    vms = [f"vm{i}" for i in range(4)]
+    agent = make(call, sources=(PollingSource("a", 1, ("*",)),), vms=vms, threads=True, clock=times.now, concurrency=1)
+    stop = threading.Event()
+    runner = threading.Thread(target=agent.run, args=(stop,))
+    runner.start()
+    time.sleep(3.5)
+    stop.set()
+    runner.join(10)
+
+    got = [s for _, s in samples(log)]
+    assert len(got) >= 4
+    assert all(0 <= s.volume - s.timestamp < SECOND for s in got)
+    assert counted(agent)["dropped.missed"] >= 3
+
+
 def test_stopping_hands_on_what_was_read(make, log):
     called = threading.Event()
 
