@@ -199,6 +199,19 @@ class Columns:
             self.arrays[name][:size] = array
 
 
+def distinct(numbers: npt.NDArray[Any], size: int) -> tuple[I64, I64]:
+    """(the distinct numbers, rising; where each number is among them), for numbers below `size`: np.unique without a sort where it can."""
+    if size > 1 << 20:
+        used, inverse = np.unique(numbers, return_inverse=True)
+        return used, inverse.reshape(-1)
+    present = np.zeros(size, bool)
+    present[numbers] = True
+    used = np.flatnonzero(present)
+    place = np.empty(size, np.int64)
+    place[used] = np.arange(len(used))
+    return used, place[numbers]
+
+
 def as_slice(slots: npt.NDArray[Any]) -> Any:
     """Numbers at a constant distance as a slice, through which columns are read and written without copies; else the numbers."""
     n = len(slots)

@@ -16,7 +16,7 @@ import pyarrow as pa
 import xxhash
 
 from flows import one_to_one
-from flows.interning import I32, I64, Repeats, as_slice, repeats
+from flows.interning import I32, I64, Repeats, as_slice, distinct, repeats
 from flows.one_to_one import Entries
 from flows.plan import Plan, PlanStep
 from flows.rows import I8, Block, Bools, Rows, content_key, kinds_of
@@ -97,10 +97,7 @@ class Layout:
         self.close = as_slice(self.slot)
         self.repeats = repeats(self.slot, series.index.size)
         n = len(self.name)
-        used = np.unique(self.name)
-        place = np.zeros(int(used[-1]) + 1, np.int64)
-        place[used] = np.arange(len(used))
-        where = place[self.name]
+        used, where = distinct(self.name, len(state.strings.names.values))
         words = [state.strings.names.values[u] for u in used.tolist()]
         wanted: dict[str, Bools | None] = {}
         groups: dict[tuple[str, bool], list[tuple[PlanStep, I64]]] = {}

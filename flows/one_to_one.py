@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from flows.interning import I64, Columns, Repeats, SeriesIndex, as_slice, numbers_of, repeats
+from flows.interning import I64, Columns, Repeats, SeriesIndex, as_slice, distinct, numbers_of, repeats
 from flows.plan import PlanStep
 from flows.rows import (
     CARRIED,
@@ -190,15 +190,18 @@ def enter(
 
 def origins(rows: Rows, index: I64, step: PlanStep, strings: Strings) -> I32:
     """The origin of what `step` makes of each of these rows."""
-    combined = np.stack([rows.origin[index], rows.source[index], rows.name[index]], axis=1)
-    used, inverse = np.unique(combined, axis=0, return_inverse=True)
+    names, sources = len(strings.names.values), len(strings.sources.values)
+    combined = (rows.origin[index].astype(np.int64) * sources + rows.source[index]) * names + rows.name[index]
+    used, inverse = distinct(combined, len(strings.origins.values) * sources * names)
     out = []
-    for origin, source, name in used.tolist():
+    for code in used.tolist():
+        origin, rest = divmod(code, sources * names)
+        source, name = divmod(rest, names)
         before = strings.origins.values[origin] or identity.raw_origin(
             strings.sources.values[source], strings.names.values[name]
         )
         out.append(strings.origins.number(identity.step_origin(before, step.sink, step.position)))
-    return np.array(out, np.int32)[inverse.reshape(-1)]
+    return np.array(out, np.int32)[inverse]
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import xxhash
 
-from flows.interning import Interner
+from flows.interning import Interner, distinct
 from nephoscope import identity
 from nephoscope.batch import SCHEMA, int_column
 from nephoscope.sample import TYPES
@@ -277,8 +277,8 @@ def pool_block(resources: I32, users: I32, projects: I32, metadata: I32, strings
     """A block made of what the partition remembers: one row for each element of the arguments."""
 
     def column(numbers: I32, pool: Interner) -> pa.DictionaryArray:
-        used, codes = np.unique(numbers, return_inverse=True)
         values = pool.values
+        used, codes = distinct(numbers, len(values))
         return dictionary(codes.astype(np.int32), pa.array([values[i] for i in used.tolist()], pa.utf8()))
 
     arrays = [

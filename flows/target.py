@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from flows.interning import Interner
+from flows.interning import Interner, distinct
 from flows.rows import F64, I32, Bools, Rows
 from nephoscope.expressions import Expression, compile_scale
 from nephoscope.sample import TYPES
@@ -83,7 +83,7 @@ def _mapped(rule: tuple[re.Pattern[str], str] | None, word: str, fallback: str) 
 
 
 def _translate(numbers: I32, pool: Interner, change: Any) -> I32:
-    used, inverse = np.unique(numbers, return_inverse=True)
+    used, inverse = distinct(numbers, len(pool.values))
     values = pool.values
     return np.array([pool.number(change(values[u])) for u in used.tolist()], np.int32)[inverse]
 

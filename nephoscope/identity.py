@@ -147,11 +147,13 @@ def parse_id(text: str) -> bytes:
         return hi.to_bytes(8, "little") + lo.to_bytes(8, "little")
 
 
+@lru_cache(maxsize=65536)
 def raw_origin(source: str, meter: str) -> str:
     """The origin of a sample that no step has touched."""
     return json.dumps([source, meter], ensure_ascii=False, separators=(",", ":"))
 
 
+@lru_cache(maxsize=65536)
 def step_origin(origin: str, sink: str, step: int) -> str:
     """The origin of what a step makes, one for one, of samples of `origin`."""
     return json.dumps([*json.loads(origin), [sink, step]], ensure_ascii=False, separators=(",", ":"))
