@@ -10,7 +10,7 @@ import base64
 import binascii
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 import numpy as np
@@ -24,6 +24,7 @@ _NOWHERE: Final = object()
 """Stands for no place: None is a value that metadata may have."""
 
 Order = Sequence[tuple[str, str]]
+Levels = Sequence[tuple[int, str, str, int]]
 
 _REST: Final = (("timestamp", "desc"), ("resource_id", "asc"), ("name", "asc"), ("id", "asc"))
 
@@ -63,23 +64,60 @@ def read_cursor(cursor: str, order: Order) -> list[Any]:
     return list(values)
 
 
-def select(columns: Columns, order: Order, after: list[Any] | None, limit: int | None) -> npt.NDArray[np.intp]:
-    """The rows that come after a place, in order, at most `limit` of them."""
-    keys: list[npt.NDArray[Any]] = []
-    later = np.zeros(columns.length, bool)
-    level = np.ones(columns.length, bool)
-    for i, (name, way) in enumerate(full_order(order)):
-        for key, at in _keys(columns, name, _NOWHERE if after is None else after[i]):
-            if at is not _NOWHERE:
-                beyond = key < at if way == "desc" else key > at
-                later |= level & beyond
-                level &= key == at
-            # ~ turns the order of integers round without the overflow that - has at their ends.
-            keys.append(key if way == "asc" else ~key if key.dtype.kind in "iu" else -key)
-    rows = np.lexsort(keys[::-1])
+class Rows(Columns, Protocol):
+    """Columns of which some rows can be taken."""
+
+    def take(self, at: npt.NDArray[np.intp]) -> Rows:
+        """These rows."""
+        ...
+
+
+def select(columns: Rows, order: Order, after: list[Any] | None, limit: int | None) -> npt.NDArray[np.intp]:
+    """The rows that come after a place, in order, at most `limit` of them.
+
+    Level by level: a later field is looked at only for the rows that the fields before it leave equal.
+    """
+    levels = _levels(order)
+    rows = np.arange(columns.length)
     if after is not None:
-        rows = rows[later[rows]]
-    return rows if limit is None else rows[:limit]
+        rows = _beyond(columns, levels, after)
+    if limit is not None and len(rows) > limit:
+        rows = _foremost(columns, levels, rows, limit)
+    part = columns.take(rows)
+    keys = [_turned(_key(part, name, lane), way) for _, name, way, lane in levels]
+    return rows[np.lexsort(keys[::-1])]
+
+
+def _levels(order: Order) -> list[tuple[int, str, str, int]]:
+    """(position in the order, field, way, lane): an id is compared as two numbers, first one lane, then the other."""
+    return [
+        (i, name, way, lane)
+        for i, (name, way) in enumerate(full_order(order))
+        for lane in range(2 if name == "id" else 1)
+    ]
+
+
+def _beyond(columns: Rows, levels: Levels, after: list[Any]) -> npt.NDArray[np.intp]:
+    accepted = []
+    level = np.arange(columns.length)
+    for i, name, way, lane in levels:
+        key, at = _key_and(columns.take(level), name, lane, after[i])
+        accepted.append(level[key < at if way == "desc" else key > at])
+        level = level[key == at]
+    return np.sort(np.concatenate(accepted))
+
+
+def _foremost(columns: Rows, levels: Levels, rows: npt.NDArray[np.intp], limit: int) -> npt.NDArray[np.intp]:
+    sure = []
+    for _, name, way, lane in levels:
+        if len(rows) <= limit:
+            break
+        key = _turned(_key(columns.take(rows), name, lane), way)
+        last = np.partition(key, limit - 1)[limit - 1]
+        sure.append(rows[key < last])
+        limit -= len(sure[-1])
+        rows = rows[key == last]
+    return np.concatenate([*sure, rows[:limit]])
 
 
 def in_order(samples: list[Sample], order: Order) -> list[Sample]:
@@ -106,15 +144,25 @@ def _rank(value: Any) -> tuple[int, Any]:
     return (3, value) if isinstance(value, str) else (4, msgspec.json.encode(value, order="deterministic").decode())
 
 
-def _keys(columns: Columns, name: str, at: Any) -> list[tuple[npt.NDArray[Any], Any]]:
+def _turned(key: npt.NDArray[Any], way: str) -> npt.NDArray[Any]:
+    # ~ turns the order of integers round without the overflow that - has at their ends.
+    return key if way == "asc" else ~key if key.dtype.kind in "iu" else -key
+
+
+def _key(columns: Columns, name: str, lane: int) -> npt.NDArray[Any]:
+    """Numbers in the order of a field's values."""
+    return _key_and(columns, name, lane, _NOWHERE)[0]
+
+
+def _key_and(columns: Columns, name: str, lane: int, at: Any) -> tuple[npt.NDArray[Any], Any]:
     """Numbers in the order of a field's values, and the number of the value `at` among them."""
     if name in NUMBERS:
         numbers = columns.numbers(name)
-        return [(numbers.astype(np.int8) if numbers.dtype == bool else numbers, at)]
+        return (numbers.astype(np.int8) if numbers.dtype == bool else numbers), at
     if name == "id":
         lanes = np.ascontiguousarray(columns.ids()).view(">u8").reshape(-1, 2).astype(np.uint64)
-        wanted = [_NOWHERE, _NOWHERE] if at is _NOWHERE else np.frombuffer(bytes.fromhex(at), ">u8").astype(np.uint64)
-        return [(lanes[:, 0], wanted[0]), (lanes[:, 1], wanted[1])]
+        wanted = None if at is _NOWHERE else np.frombuffer(bytes.fromhex(at), ">u8").astype(np.uint64)[lane]
+        return lanes[:, lane], wanted
     metadata = name.startswith(METADATA)
     codes, values = columns.words("resource_metadata" if metadata else name)
     path = name.removeprefix(METADATA)
@@ -122,9 +170,9 @@ def _keys(columns: Columns, name: str, at: Any) -> list[tuple[npt.NDArray[Any], 
     ranks = [_rank(metadata_value(values[c], path) if metadata else values[c]) for c in used.tolist()]
     known = sorted(set(ranks))
     # Even numbers for the values here; a cursor's value that is not among them lies between two.
-    numbers = np.array([2 * bisect_left(known, r) for r in ranks], np.int64)[which.ravel()]
+    position = {rank: 2 * i for i, rank in enumerate(known)}
+    numbers = np.array([position[r] for r in ranks], np.int64)[which.ravel()]
     if at is _NOWHERE:
-        return [(numbers, _NOWHERE)]
-    wanted_rank = _rank(at)
-    found = bisect_left(known, wanted_rank)
-    return [(numbers, 2 * found if found < len(known) and known[found] == wanted_rank else 2 * found - 1)]
+        return numbers, None
+    wanted = _rank(at)
+    return numbers, position.get(wanted, 2 * bisect_left(known, wanted) - 1)

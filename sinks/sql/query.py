@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -29,11 +31,14 @@ from nephoscope.store import (
     Statistics,
     StatisticsQuery,
 )
-from sinks.sql import schema
-from sinks.sql.scan import KIND_FIELDS, STATE_FIELDS, Catalogue, Found, Scan
+from sinks.sql import ends, schema
+from sinks.sql.scan import KIND_FIELDS, STATE_FIELDS, Catalogue, Scan
 from sinks.sql.statements import Cursor, Lookup, Statement, chunks
 
 I64 = npt.NDArray[np.int64]
+
+_AT_ONCE: Final = 128
+"""Resources of which the newest samples are looked up together."""
 
 _names_after = Statement(
     sa.select(schema.resource.c.id, schema.resource.c.name)
@@ -43,10 +48,7 @@ _names_after = Statement(
 )
 _names = Lookup(sa.select(schema.resource.c.id, schema.resource.c.name), schema.resource.c.name)
 _series = Lookup(sa.select(schema.series.c.resource, schema.series.c.kind), schema.series.c.resource)
-_states = Lookup(
-    sa.select(schema.state.c.resource, schema.state.c.id, schema.state.c.first, schema.state.c.last),
-    schema.state.c.resource,
-)
+_states = Lookup(sa.select(schema.state.c.resource, schema.state.c.id), schema.state.c.resource)
 
 
 def samples(cursor: Cursor, query: SampleQuery) -> Page:
@@ -111,14 +113,21 @@ def _earliest(scan: Scan) -> int:
 def resources(cursor: Cursor, query: ListQuery) -> ResourcePage:
     """A page of resources."""
     after = "" if query.cursor is None else str(_read(query.cursor, 1)[0])
-    out: list[Resource] = []
     catalogue = Catalogue(cursor)
-    for number, name in _listed(cursor, catalogue, query.filter, after):
-        if query.limit is not None and len(out) == query.limit:
-            return ResourcePage(tuple(out), _cursor([out[-1].resource_id]))
-        one = _resource(cursor, catalogue, number, name)
-        if one is not None:
-            out.append(one)
+    out: list[Resource] = []
+    listed = _listed(cursor, catalogue, query.filter, after)
+    while some := list(islice(listed, _AT_ONCE)):
+        newest = ends.newest(cursor, catalogue, [number for number, _ in some])
+        oldest = ends.oldest(cursor, catalogue, [number for number, _ in some])
+        for number, name in some:
+            if number not in newest:
+                continue
+            if len(out) == query.limit:
+                return ResourcePage(tuple(out), _cursor([out[-1].resource_id]))
+            last = newest[number]
+            out.append(
+                Resource(name, last.user_id, last.project_id, last.source, last.metadata, oldest[number], last.time)
+            )
     return ResourcePage(tuple(out))
 
 
@@ -128,22 +137,25 @@ def meters(cursor: Cursor, query: ListQuery) -> MeterPage:
     catalogue = Catalogue(cursor)
     passing = _passing_kinds(catalogue, query.filter)
     out: list[Meter] = []
-    for number, name in _listed(cursor, catalogue, query.filter, begin[0] if begin else "", again=bool(begin)):
-        kinds = {catalogue.kinds[k] for _, k in _series.run(cursor, [number]) if k in passing}
-        entries = sorted({(k.name, k.type, k.unit, k.source) for k in kinds})
-        if begin and name == begin[0]:
-            entries = [e for e in entries if list(e) > begin[1:]]
-        if not entries:
-            continue
-        newest = _newest(cursor, catalogue, number)
-        if newest is None:
-            continue
-        (user,), (project,) = (_word(newest, field) for field in ("user_id", "project_id"))
-        for entry in entries:
-            if query.limit is not None and len(out) == query.limit:
-                last = out[-1]
-                return MeterPage(tuple(out), _cursor([last.resource_id, last.name, last.type, last.unit, last.source]))
-            out.append(Meter(*entry, resource_id=name, user_id=user, project_id=project))
+    listed = _listed(cursor, catalogue, query.filter, begin[0] if begin else "", again=bool(begin))
+    while some := list(islice(listed, _AT_ONCE)):
+        numbers = [number for number, _ in some]
+        newest = ends.newest(cursor, catalogue, numbers)
+        kinds_of: dict[int, set[tuple[str, str, str, str]]] = defaultdict(set)
+        for number, kind in _series.run(cursor, numbers):
+            if kind in passing:
+                one = catalogue.kinds[kind]
+                kinds_of[number].add((one.name, one.type, one.unit, one.source))
+        for number, name in some:
+            for entry in sorted(kinds_of[number]):
+                if number not in newest or (begin and name == begin[0] and list(entry) <= begin[1:]):
+                    continue
+                if len(out) == query.limit:
+                    last = out[-1]
+                    return MeterPage(
+                        tuple(out), _cursor([last.resource_id, last.name, last.type, last.unit, last.source])
+                    )
+                out.append(Meter(*entry, name, newest[number].user_id, newest[number].project_id))
     return MeterPage(tuple(out))
 
 
@@ -221,7 +233,7 @@ def _pairs_that_pass(cursor: Cursor, catalogue: Catalogue, tree: Filter) -> set[
     for resource, kind in cursor.execute(_all_series.sql):
         kinds_of.setdefault(resource, []).append(kind)
     for some in chunks(sorted(kinds_of), 512):
-        rows = [(r, s, k) for r, s, _, _ in _states.run(cursor, some) for k in kinds_of[r]]
+        rows = [(r, s, k) for r, s in _states.run(cursor, some) for k in kinds_of[r]]
         if rows:
             resource, state, kind = (np.array(c, np.int64) for c in zip(*rows, strict=True))
             pairs = _Pairs(catalogue, kind, state)
@@ -259,74 +271,6 @@ class _Pairs:
 def _passing_kinds(catalogue: Catalogue, tree: Filter) -> set[int]:
     parts = [p for p in filters.conjuncts(tree) if filters.fields(p) and filters.fields(p) <= KIND_FIELDS]
     return set(catalogue.kinds_that_pass(filters.both(*parts) if parts else EVERYTHING).tolist())
-
-
-# -- a resource's ends
-
-
-def _resource(cursor: Cursor, catalogue: Catalogue, number: int, name: str) -> Resource | None:
-    newest = _newest(cursor, catalogue, number)
-    if newest is None:
-        return None
-    oldest = _end(cursor, catalogue, number, newest=False)
-    assert oldest is not None
-    user, project, source, metadata = (
-        _word(newest, field)[0] for field in ("user_id", "project_id", "source", "resource_metadata")
-    )
-    return Resource(name, user, project, source, metadata, int(oldest.time[0]), int(newest.time[0]))
-
-
-def _word(found: Found, field: str) -> list[str]:
-    codes, values = found.words(field)
-    return [values[c] for c in codes.tolist()]
-
-
-def _newest(cursor: Cursor, catalogue: Catalogue, number: int) -> Found | None:
-    return _end(cursor, catalogue, number, newest=True)
-
-
-def _end(cursor: Cursor, catalogue: Catalogue, number: int, *, newest: bool) -> Found | None:
-    """A resource's newest or oldest sample, as a table of one row; None where it has none."""
-    states = list(_states.run(cursor, [number]))
-    if not states:
-        return None
-    low, high = min(first for *_, first, _ in states), max(last for *_, last in states)
-    scan = Scan.of_resources(cursor, catalogue, [number], EVERYTHING)
-    near = high if newest else low
-    found = _extreme(scan, [near], newest=newest)
-    if found is not None:
-        return found
-    # What the state table says is a bound only: a sample that came second wrote nothing, an expired one is gone.
-    spans = [s for s in scan.spans_between(low, high) if s != near]
-    for some in chunks(spans[::-1] if newest else spans, 64):
-        found = _extreme(scan, some, newest=newest)
-        if found is not None:
-            return found
-    return None
-
-
-def _extreme(scan: Scan, spans: Sequence[int], *, newest: bool) -> Found | None:
-    """The newest (oldest) sample in some spans. Of several at one time, the last by name and id says what the resource is."""
-    best: Found | None = None
-    for found in scan.found(spans):
-        time = int(found.time.max() if newest else found.time.min())
-        if best is not None and (time <= best.time[0] if newest else time >= best.time[0]):
-            continue
-        at = np.flatnonzero(found.time == time)
-        alike = found.take(at)
-        if newest and len(at) > 1 and not _say_the_same(alike):
-            samples = alike.samples()
-            at = at[[max(range(len(at)), key=lambda i: (samples[i].name, samples[i].id))]]
-        best = found.take(at[:1])
-    return best
-
-
-def _say_the_same(found: Found) -> bool:
-    """Whether it makes no difference which one of these samples is taken for a resource's newest."""
-    if (found.fields.state != found.fields.state[0]).any():
-        return False
-    kinds = found.catalogue.kinds
-    return len({kinds[k].source for k in np.unique(found.fields.kind).tolist()}) == 1
 
 
 _CURSOR_ERROR: Final = "is no cursor of this list"

@@ -23,7 +23,7 @@ I64 = npt.NDArray[np.int64]
 KIND_FIELDS: Final = frozenset(Kind._fields)
 STATE_FIELDS: Final = frozenset({"resource_id", "user_id", "project_id", METADATA})
 
-_RECORDS_AT_ONCE: Final = 8192
+_RECORDS_AT_ONCE: Final = 2048
 _SPANS_AT_ONCE: Final = 64
 _RESOURCES_AT_ONCE: Final = 64
 
@@ -316,6 +316,21 @@ class Found:
                 )
             )
         ]  # fmt: skip
+
+
+def joined(parts: Sequence[Found]) -> Found:
+    """The rows of all parts, one after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    offsets = np.cumsum([0, *(len(p.ties) for p in parts)])
+    return Found(
+        parts[0].catalogue,
+        np.concatenate([p.resource for p in parts]),
+        np.concatenate([p.time for p in parts]),
+        fields.joined([p.fields for p in parts]),
+        [tie for p in parts for tie in p.ties],
+        np.concatenate([p.of + offset for p, offset in zip(parts, offsets.tolist(), strict=False)]),
+    )
 
 
 class Scan:

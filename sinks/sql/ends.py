@@ -1,0 +1,116 @@
+"""The ends of a resource's life: its newest sample, which says what it is, and the time of its oldest."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import sqlalchemy as sa
+
+from nephoscope.filters import EVERYTHING
+from sinks.sql.scan import Catalogue, Found, Scan, joined
+from sinks.sql.schema import record, state
+from sinks.sql.statements import Cursor, Lookup, Statement, chunks
+
+I64 = npt.NDArray[np.int64]
+
+_begin = Statement(sa.select(sa.func.min(record.c.span)))
+_spans = Lookup(sa.select(state.c.resource, state.c.first, state.c.last), state.c.resource)
+
+
+@dataclass(frozen=True, slots=True)
+class Newest:
+    """What a resource's newest sample says."""
+
+    user_id: str
+    project_id: str
+    source: str
+    metadata: str
+    time: int
+
+
+def newest(cursor: Cursor, catalogue: Catalogue, numbers: Sequence[int]) -> dict[int, Newest]:
+    """Of each resource that has samples. Of several samples at one time, the last by name and id says what the resource is."""
+    parts = _ends(cursor, catalogue, numbers, _newest_rows, last=True)
+    if not parts:
+        return {}
+    found = joined(parts)
+    words = {}
+    for field in ("user_id", "project_id", "source", "resource_metadata"):
+        codes, values = found.words(field)
+        words[field] = [values[c] for c in codes.tolist()]
+    rows = zip(*words.values(), found.time.tolist(), strict=True)
+    return {number: Newest(*row) for number, row in zip(found.resource.tolist(), rows, strict=True)}
+
+
+def oldest(cursor: Cursor, catalogue: Catalogue, numbers: Sequence[int]) -> dict[int, int]:
+    """The time of the oldest sample of each resource that has samples."""
+    parts = _ends(cursor, catalogue, numbers, _oldest_rows, last=False)
+    return {n: t for p in parts for n, t in zip(p.resource.tolist(), p.time.tolist(), strict=True)}
+
+
+def _ends(
+    cursor: Cursor, catalogue: Catalogue, numbers: Sequence[int], pick: Callable[[Found], Found], *, last: bool
+) -> list[Found]:
+    """One row for each resource that has samples."""
+    bounds: dict[int, tuple[int, int]] = {}
+    # Expiry does not touch a state that lives on.
+    begin = _begin.first(cursor) or 0
+    for number, low, high in _spans.run(cursor, numbers):
+        low = max(low, begin)
+        known = bounds.get(number, (low, high))
+        bounds[number] = min(known[0], low), max(known[1], high)
+    by_span: dict[int, list[int]] = defaultdict(list)
+    for number, both in bounds.items():
+        by_span[both[last]].append(number)
+    out: list[Found] = []
+    for span, some in by_span.items():
+        scan = Scan.of_resources(cursor, catalogue, some, EVERYTHING)
+        out += _picked(scan.found([span]), pick)
+    there = {number for part in out for number in part.resource.tolist()}
+    for number in bounds.keys() - there:
+        # What the states say are bounds: a sample that came second left nothing, an expired one is gone.
+        scan = Scan.of_resources(cursor, catalogue, [number], EVERYTHING)
+        spans = scan.spans_between(*bounds[number])
+        for few in chunks(spans[::-1] if last else spans, 64):
+            if part := _picked(scan.found(few), pick):
+                out += part
+                break
+    return out
+
+
+def _picked(parts: Iterable[Found], pick: Callable[[Found], Found]) -> list[Found]:
+    some = list(parts)
+    return [pick(joined(some))] if some else []
+
+
+def _oldest_rows(found: Found) -> Found:
+    order = np.lexsort((found.time, found.resource))
+    return found.take(order[_starts(found.resource[order])])
+
+
+def _newest_rows(found: Found) -> Found:
+    order = np.lexsort((-found.time, found.resource))
+    found = found.take(order)
+    starts = _starts(found.resource)
+    lengths = np.diff(starts, append=found.length)
+    # All rows of a resource's newest time.
+    found = found.take(found.time == np.repeat(found.time[starts], lengths))
+    starts = _starts(found.resource)
+    source, _ = found.words("source")
+    told = found.fields.state * (int(source.max()) + 1) + source
+    unlike = np.minimum.reduceat(told, starts) != np.maximum.reduceat(told, starts)
+    if unlike.any():
+        ends = np.append(starts[1:], found.length)
+        for which in np.flatnonzero(unlike).tolist():
+            at = np.arange(starts[which], ends[which])
+            samples = found.take(at).samples()
+            starts[which] = at[max(range(len(at)), key=lambda i: (samples[i].name, samples[i].id))]
+    return found.take(starts)
+
+
+def _starts(sorted_numbers: I64) -> npt.NDArray[np.intp]:
+    return np.flatnonzero(np.diff(sorted_numbers, prepend=sorted_numbers[0] - 1))
