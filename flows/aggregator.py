@@ -171,16 +171,37 @@ class Pane:
     closing: int
     late: bool
     count: int = 0
-    slot_of: I32 = field(default_factory=lambda: np.empty(0, np.int32))
     columns: Columns = field(default_factory=lambda: Columns(_GROUP))
     parts: dict[int, int] = field(default_factory=dict)
+    dense: I32 = field(default_factory=lambda: np.empty(0, np.int32))
+    sparse: dict[int, int] = field(default_factory=dict)
+    """Slots by key: an array over all keys, for the many groups of a window; a dictionary for the few of a late part."""
 
-    def room(self, keys: int) -> None:
-        """Make slot_of cover all keys."""
-        if len(self.slot_of) < keys:
-            grown = np.full(int(keys * 1.25) + 16, -1, np.int32)
-            grown[: len(self.slot_of)] = self.slot_of
-            self.slot_of = grown
+    def slots(self, keys: I32, size: int) -> I32:
+        """The slot of each key, -1 for none. `size`: above all keys."""
+        if self.late:
+            get = self.sparse.get
+            return np.array([get(k, -1) for k in keys.tolist()], np.int32)
+        if len(self.dense) < size:
+            grown = np.full(int(size * 1.25) + 16, -1, np.int32)
+            grown[: len(self.dense)] = self.dense
+            self.dense = grown
+        return self.dense[keys]
+
+    def assign(self, keys: I32, slots: I32) -> None:
+        """Give keys their slots; slots has looked them up before."""
+        if self.late:
+            self.sparse.update(zip(keys.tolist(), slots.tolist(), strict=True))
+        else:
+            self.dense[keys] = slots
+
+    def release(self, keys: I32) -> None:
+        """Take the keys' slots back."""
+        if self.late:
+            for key in keys.tolist():
+                del self.sparse[key]
+        else:
+            self.dense[keys] = -1
 
 
 @dataclass(slots=True)
@@ -198,10 +219,7 @@ class AggregatorState:
             columns = pane.columns
             used[columns["key"][: pane.count][columns["live"][: pane.count]]] = True
             used[list(pane.parts)] = True
-        gone = self.keys.forget(used)
-        for pane in self.panes.values():
-            pane.slot_of[: len(used)][~used[: len(pane.slot_of)]] = -1
-        return gone
+        return self.keys.forget(used)
 
     def used(self) -> Iterator[tuple[str, npt.NDArray[Any]]]:
         """(pool, numbers) of every string that the state refers to."""
@@ -326,7 +344,6 @@ class _Work:
 
     def add_to(self, pane: Pane, index: I64, watermark: int) -> None:
         key = self.key[index]
-        pane.room(self.state.keys.index.size)
         whole = len(index) == len(self.key)
         repeated = self.repeated if whole else repeats(key, self.state.keys.index.size)
         if repeated is None:
@@ -340,11 +357,11 @@ class _Work:
 
     def update(self, pane: Pane, index: I64, key: I32, watermark: int, *, repeated: bool = False) -> None:
         program = self.program
-        slot = pane.slot_of[key]
+        slot = pane.slots(key, self.state.keys.index.size)
         fresh = slot < 0
         if fresh.all() and not repeated:
             slot = np.arange(pane.count, pane.count + len(index), dtype=np.int32)
-            pane.slot_of[key] = slot
+            pane.assign(key, slot)
             pane.count += len(index)
             pane.columns.ensure(pane.count)
             self.open(pane, as_slice(slot), as_slice(index), key, watermark)
@@ -354,11 +371,11 @@ class _Work:
                 _, where = np.unique(key[first], return_index=True)
                 first = first[np.sort(where)]
             new = np.arange(pane.count, pane.count + len(first), dtype=np.int32)
-            pane.slot_of[key[first]] = new
+            pane.assign(key[first], new)
             pane.count += len(first)
             pane.columns.ensure(pane.count)
             self.open(pane, new, index[first], key[first], watermark)
-            slot = pane.slot_of[key]
+            slot = pane.slots(key, self.state.keys.index.size)
         columns = pane.columns
         self.accumulate(columns, slot, index, repeated=repeated)
         if program.size:
@@ -427,7 +444,7 @@ class _Work:
         """Groups that have their size, each since a row."""
         self.publish(pane, slot, self.rows.position[cause], cause)
         key = pane.columns["key"][slot]
-        pane.slot_of[key] = -1
+        pane.release(key)
         pane.columns["live"][slot] = False
         if self.program.span:
             for k in key.tolist():
@@ -453,7 +470,7 @@ class _Work:
         if due.any():
             slot = _in_order(pane_, due)
             self.publish(pane_, slot, np.full(len(slot), position), None)
-            pane_.slot_of[columns["key"][slot]] = -1
+            pane_.release(columns["key"][slot])
             columns["live"][slot] = False
 
     def publish(self, pane: Pane, slot: Any, position: I64, cause: I64 | None) -> None:
@@ -536,7 +553,7 @@ def _squeeze(pane: Pane, live: npt.NDArray[np.bool_]) -> None:
         pane.columns.arrays[name][: len(kept)] = array[kept]
     pane.columns["live"][len(kept) : pane.count] = False
     pane.count = len(kept)
-    pane.slot_of[pane.columns["key"][: pane.count]] = np.arange(pane.count, dtype=np.int32)
+    pane.assign(pane.columns["key"][: pane.count], np.arange(pane.count, dtype=np.int32))
 
 
 def dump(state: AggregatorState) -> Any:
@@ -561,9 +578,9 @@ def load(_step: PlanStep, packed: Any) -> AggregatorState:
         pane = Pane(start, closing, late, count)
         pane.columns.load({name: unpack(a) for name, a in arrays.items()}, count)
         pane.parts = dict(parts)
-        pane.room(size)
-        live = np.flatnonzero(pane.columns["live"][:count])
-        pane.slot_of[pane.columns["key"][live]] = live
+        pane.slots(np.empty(0, np.int32), size)
+        live = np.flatnonzero(pane.columns["live"][:count]).astype(np.int32)
+        pane.assign(pane.columns["key"][live], live)
         state.panes[start, closing] = pane
     return state
 

@@ -28,15 +28,19 @@ from bytewax.outputs import DynamicSink, FixedPartitionedSink, Sink, StatefulSin
 from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.run import cli_main
 
+from flows.monitor import Monitor
 from flows.plan import Plan
 from flows.snapshot import Snapshot, restore, take
 from flows.stage import Output, process
 from flows.state import State
+from nephoscope.errors import Unavailable
 from nephoscope.topics import Consumer, Log, Message
 
 RECOVERY_PARTITIONS = 8
 """Files of a recovery store, fixed when it is made: the most processes that can share the work of resuming."""
 _NAP = timedelta(milliseconds=50)
+_REST = 0.5
+"""Seconds between two looks at a log that is away."""
 _POLL = 256
 _AHEAD = 64
 """Messages of a partition that are read ahead of the flow."""
@@ -60,18 +64,24 @@ class Outlet(Protocol):
 class PartitionStage(StatefulBatchLogic[Message, Output, Snapshot]):
     """One partition's stage."""
 
-    def __init__(self, plan: Plan, state: State) -> None:
+    def __init__(self, plan: Plan, state: State, monitor: Monitor | None = None) -> None:
         self._plan = plan
         self._state = state
+        self._told = None if monitor is None else monitor.add(state)
 
     def on_batch(self, values: list[Message]) -> tuple[Iterable[Output], bool]:
         """Messages of the partition, in order."""
         out = process(self._plan, self._state, values)
+        out.at = values[-1].partition, values[-1].offset + 1, self._state.watermark
         return [out], StatefulBatchLogic.RETAIN
 
     def snapshot(self) -> Snapshot:
         """The state as it is now; its bytes are made when the engine pickles it."""
-        return take(self._plan, self._state)
+        began = time.perf_counter()
+        snapshot = take(self._plan, self._state, self._told)
+        if self._told is not None:
+            self._told(None, time.perf_counter() - began)
+        return snapshot
 
 
 class _Outlet(StatelessSinkPartition[tuple[str, Output]]):
@@ -99,8 +109,8 @@ class OutletSink(DynamicSink[tuple[str, Output]]):
 class _Reader:
     """One thread's consumer over all the partitions that it reads: one look at the log serves them all."""
 
-    def __init__(self, log: Log, topic: str) -> None:
-        self._log, self._topic = log, topic
+    def __init__(self, log: Log, topic: str, monitor: Monitor | None) -> None:
+        self._log, self._topic, self._monitor = log, topic, monitor
         self._consumer: Consumer | None = None
         self._next: dict[int, int] = {}
         self._waiting: dict[int, deque[Message]] = {}
@@ -128,9 +138,19 @@ class _Reader:
     def _look(self) -> None:
         if sum(map(len, self._waiting.values())) >= _POLL:
             return  # What was read before is taken first: memory stays bounded.
-        if self._consumer is None:
-            self._consumer = self._log.consumer(self._topic, dict(self._next))
-        messages = self._consumer.poll(_POLL)
+        try:
+            if self._consumer is None:
+                self._consumer = self._log.consumer(self._topic, dict(self._next))
+            messages = self._consumer.poll(_POLL)
+        except Unavailable as error:
+            # What was read goes on through the flow meanwhile; the consumer is made anew from where each partition is.
+            self._drop_consumer()
+            self._rest_until = time.monotonic() + _REST
+            if self._monitor is not None:
+                self._monitor.away("log", error)
+            return
+        if self._monitor is not None:
+            self._monitor.back("log")
         for message in messages:
             self._waiting[message.partition].append(message)
             self._next[message.partition] = message.offset + 1
@@ -144,8 +164,11 @@ class _Reader:
 
 
 class _Partition(StatefulSourcePartition[tuple[str, Message], int]):
-    def __init__(self, reader: _Reader, partition: int, offset: int) -> None:
+    def __init__(self, reader: _Reader, partition: int, offset: int, monitor: Monitor | None) -> None:
         self._reader, self._partition, self._offset = reader, partition, offset
+        self._monitor = monitor
+        if monitor is not None:
+            monitor.begins(partition, offset)
         self._key = f"{partition:05d}"
         self._idle = False
         reader.add(partition, offset)
@@ -157,6 +180,8 @@ class _Partition(StatefulSourcePartition[tuple[str, Message], int]):
         self._idle = not messages
         if messages:
             self._offset = messages[-1].offset + 1
+            if self._monitor is not None:
+                self._monitor.read(self._partition, self._offset, messages[0].append_time)
         return [(self._key, m) for m in messages]
 
     def next_awake(self) -> datetime | None:
@@ -172,8 +197,8 @@ class _Partition(StatefulSourcePartition[tuple[str, Message], int]):
 class LogSource(FixedPartitionedSource[tuple[str, Message], int]):
     """All partitions of a topic, from the beginning or where the last execution's snapshot says. At least once."""
 
-    def __init__(self, make_log: Callable[[], Log], topic: str) -> None:
-        self._make_log, self._topic = make_log, topic
+    def __init__(self, make_log: Callable[[], Log], topic: str, monitor: Monitor | None = None) -> None:
+        self._make_log, self._topic, self._monitor = make_log, topic, monitor
         self._readers: dict[int, tuple[Log, _Reader]] = {}
 
     def list_parts(self) -> list[str]:
@@ -189,11 +214,11 @@ class LogSource(FixedPartitionedSource[tuple[str, Message], int]):
         thread = threading.get_ident()
         if thread not in self._readers:
             log = self._make_log()
-            self._readers[thread] = log, _Reader(log, self._topic)
+            self._readers[thread] = log, _Reader(log, self._topic, self._monitor)
         log, reader = self._readers[thread]
         partition = int(for_part)
         begin = log.begin(self._topic)[partition]
-        return _Partition(reader, partition, begin if resume_state is None else resume_state)
+        return _Partition(reader, partition, begin if resume_state is None else resume_state, self._monitor)
 
 
 class _Positioned(StatefulSinkPartition[list[pa.RecordBatch], str]):
@@ -241,13 +266,14 @@ def build(
     source: Source[tuple[str, Message]],
     sink: Sink[tuple[str, Output]],
     positioned: PositionedSink | None = None,
+    monitor: Monitor | None = None,
 ) -> Dataflow:
     """The dataflow: three steps, whatever the pipeline. Keys are the partition's number as text."""
     flow = Dataflow("nephoscope")
     messages = op.input("log", flow, source)
 
     def stage(resume: Snapshot | None) -> PartitionStage:
-        return PartitionStage(plan, State(plan) if resume is None else restore(plan, resume))
+        return PartitionStage(plan, State(plan) if resume is None else restore(plan, resume), monitor)
 
     outputs = op.stateful_batch("stage", messages, stage)
     op.output("publish", outputs, sink)

@@ -8,25 +8,28 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from collections.abc import Callable, Iterable, Sequence
 from threading import Event
 from typing import Any
 
 import pyarrow as pa
 
+from flows.monitor import Monitor
 from flows.stage import Dead, Output
 from nephoscope import registry
 from nephoscope.dead_letters import DeadLetter, Origin, bury
 from nephoscope.errors import NephoscopeError, StoreError, Unavailable
-from nephoscope.metrics import Counts
+from nephoscope.health import Health
 from nephoscope.pipeline import STORE, resolve_publisher, scheme_of
 from nephoscope.settings import Settings
 from nephoscope.store import Positioned, Publisher, Store
 from nephoscope.topics import SAMPLES, Log
 
 _log = logging.getLogger(__name__)
+PARTS = ("store", "log")
+"""What a flow cannot do without."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
-_REFUSALS = {"timestamp", "volume", "type", "name", "resource_id", "metadata", "too_many_meters", "undecodable", "double"}
 
 
 class Stopped(NephoscopeError):
@@ -47,15 +50,24 @@ def is_positioned(url: str) -> bool:
     return issubclass(registry.load(registry.PUBLISHER, scheme_of(url)), Positioned)
 
 
-def persist(work: Callable[[], Any], what: str, stop: Event, counts: Counts) -> Any:
-    """Call until it succeeds, pausing longer and longer where the sink is away. Raises Stopped, or what will never succeed."""
+def persist(work: Callable[[], Any], part: str, stop: Event, monitor: Monitor) -> Any:
+    """Call until it succeeds, pausing longer and longer where the part is away. Raises Stopped, or what will never succeed."""
     pause = _FIRST_PAUSE
+    what = f"the {part}" if part in PARTS else part
+    away_since = None
     while True:
         try:
-            return work()
+            done = work()
         except Unavailable as error:
-            counts.failed("unavailable")
-            _log.warning("%s is away, trying again: %s", what, error)
+            monitor.away(part, error)
+            if away_since is None:
+                away_since = time.monotonic()
+                _log.warning("%s is away, trying again until it is there: %s", what, error)
+        else:
+            monitor.back(part)
+            if away_since is not None:
+                _log.warning("%s is there again, after %.1f s", what, time.monotonic() - away_since)
+            return done
         if stop.wait(pause * random.uniform(0.5, 1.0)):  # noqa: S311 - jitter, not secrecy
             raise Stopped(f"stopped while {what} was away")
         pause = min(2 * pause, _LONGEST_PAUSE)
@@ -64,12 +76,13 @@ def persist(work: Callable[[], Any], what: str, stop: Event, counts: Counts) -> 
 class Outlets:
     """One worker's way out."""
 
-    def __init__(self, settings: Settings, log: Log, stop: Event) -> None:
+    def __init__(self, settings: Settings, log: Log, stop: Event, monitor: Monitor | None = None) -> None:
         self._log, self._stop = log, stop
+        self._monitor = monitor or Monitor(Health("flow", *PARTS))
         self._source = settings.store_url
         self._store: Store | None = None
         self._publishers: dict[str, Publisher] = {}
-        self._counts = Counts("flow")
+        self._counts = self._monitor.counts
 
     def take(self, outputs: Sequence[Output]) -> None:
         """Publish everything, in the order of the log."""
@@ -78,14 +91,14 @@ class Outlets:
         dead: list[Dead] = []
         for output in outputs:
             dead += output.dead
-            self._count(output)
+            self._monitor.count(output)
             for url, batches in output.published.items():
                 if resolve_publisher(url) == STORE:
                     for_store += [b for b in batches if not any(b is known for known in for_store)]
                 elif not is_positioned(url):
                     others.setdefault(url, []).extend(batches)
         if for_store:
-            self._persist(lambda: self._write(for_store), "the store")
+            self._persist(lambda: self._write(for_store), STORE)
             self._counts.sent(sum(b.num_rows for b in for_store))
         for url, batches in others.items():
             publisher = self._publishers.get(url)
@@ -95,11 +108,12 @@ class Outlets:
             self._persist(publisher.flush, scheme_of(url))
             self._counts.sent(sum(b.num_rows for b in batches))
         self.bury([letter_of(d) for d in dead])
+        self._monitor.published(outputs)
 
     def bury(self, letters: Sequence[DeadLetter]) -> None:
         """Put these into the dead letters."""
         if letters:
-            self._persist(lambda: bury(self._log, letters), "the log")
+            self._persist(lambda: bury(self._log, letters), "log")
 
     def close(self) -> None:
         """Close the store and the publishers."""
@@ -131,20 +145,11 @@ class Outlets:
                     half = batch.num_rows // 2
                     self._bisect([batch.slice(0, half), batch.slice(half)], refused)
                     continue
-                self._counts.dropped(1, "store_refused")
+                self._counts.dropped(1, "store_refused", "")
                 self.bury([refused_letter(batch, refused)])
 
-    def _persist(self, work: Callable[[], Any], what: str) -> None:
-        persist(work, what, self._stop, self._counts)
-
-    def _count(self, output: Output) -> None:
-        for (where, reason), count in output.counts.items():
-            if (where, reason) == ("stage", "received"):
-                self._counts.received(count)
-            elif where == "stage" and reason not in _REFUSALS:
-                self._counts.gauge(reason, count)
-            else:
-                self._counts.dropped(count, reason)
+    def _persist(self, work: Callable[[], Any], part: str) -> None:
+        persist(work, part, self._stop, self._monitor)
 
 
 def letter_of(dead: Dead) -> DeadLetter:

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from threading import current_thread, main_thread
 from typing import Any
@@ -18,14 +19,18 @@ from typing import Any
 from bytewax.dataflow import Dataflow
 
 from flows import engine
-from flows.outlet import Outlets, is_positioned, open_publisher
+from flows.monitor import Monitor
+from flows.outlet import PARTS, Outlets, is_positioned, open_publisher
 from flows.plan import Options, Plan, compile_plan
 from nephoscope import documents, registry
 from nephoscope.errors import NephoscopeError
+from nephoscope.health import Health, serve
 from nephoscope.pipeline import load_pipeline, load_polling
 from nephoscope.settings import Settings, load_settings
+from nephoscope.times import SECOND
 from nephoscope.topics import SAMPLES, Log
 
+_open = ExitStack()
 _locks: list[Any] = []
 """Open lock files: held until the process ends."""
 
@@ -34,11 +39,15 @@ def flow(config: str | None = None) -> Dataflow:
     """The dataflow of a settings file or a pipeline.yaml; by default of the settings that apply. ConfigError if it is wrong."""
     file, pipeline = _what_is(config)
     settings = load_settings(file, flags={"pipeline_cfg_file": str(pipeline)} if pipeline else None)
-    folder = _recovery_argument(sys.argv)
+    folder = _argument(sys.argv, "-r", "--recovery-directory")
     if folder is not None:
-        lock(folder)
+        lock(Path(folder))
     stop_on_signals()
-    return dataflow(settings)
+    place = int(_argument(sys.argv, "-i", "--process-id") or 0)
+    health = Health("flow", *PARTS)
+    # The engine runs in this process until it ends, and the server with it.
+    _open.enter_context(serve(health, settings.metrics.listen, _port(place)))
+    return dataflow(settings, monitor_of(settings, health, alone=not _argument(sys.argv, "-i", "--process-id")))
 
 
 def run(settings: Settings, process_id: int | None = None, addresses: Sequence[str] | None = None) -> None:
@@ -46,29 +55,50 @@ def run(settings: Settings, process_id: int | None = None, addresses: Sequence[s
     stop_on_signals()
     recovery = engine.recovery(settings.recovery_dir)
     lock(settings.recovery_dir, process_id or 0)
-    engine.run(
-        dataflow(settings),
-        recovery_config=recovery,
-        epoch_interval=settings.epoch_interval,
-        process_id=process_id,
-        addresses=addresses,
+    health = Health("flow", *PARTS)
+    monitor = monitor_of(settings, health, alone=not addresses)
+    with serve(health, settings.metrics.listen, _port(process_id or 0)):
+        engine.run(
+            dataflow(settings, monitor),
+            recovery_config=recovery,
+            epoch_interval=settings.epoch_interval,
+            process_id=process_id,
+            addresses=addresses,
+        )
+
+
+def log_of(settings: Settings) -> Log:
+    """The log that the settings name."""
+    log: Log = registry.load_for(registry.LOG, settings.log.url)(settings.log_path, partitions=settings.partitions)
+    return log
+
+
+def monitor_of(settings: Settings, health: Health, *, alone: bool = True) -> Monitor:
+    """The monitor of a flow; `alone`: whether it runs in one process."""
+    return Monitor(
+        health,
+        lambda: log_of(settings),
+        lateness=round(settings.lateness * SECOND),
+        ready_lag=settings.metrics.ready_lag,
+        alone=alone,
     )
 
 
-def dataflow(settings: Settings) -> Dataflow:
+def dataflow(settings: Settings, monitor: Monitor | None = None) -> Dataflow:
     """The dataflow that the settings describe."""
     plan = plan_of(settings)
+    monitor = monitor or monitor_of(settings, Health("flow", *PARTS))
 
     def make_log() -> Log:
-        log: Log = registry.load_for(registry.LOG, settings.log.url)(settings.log_path, partitions=settings.partitions)
-        return log
+        return log_of(settings)
 
     urls = sorted({url for sink in plan.sinks for url in sink.publishers if is_positioned(url)})
     return engine.build(
         plan,
-        engine.LogSource(make_log, SAMPLES),
-        engine.OutletSink(lambda: Outlets(settings, make_log(), engine.stopping)),
+        engine.LogSource(make_log, SAMPLES, monitor),
+        engine.OutletSink(lambda: Outlets(settings, make_log(), engine.stopping, monitor)),
         engine.PositionedSink(urls, open_publisher) if urls else None,
+        monitor,
     )
 
 
@@ -123,11 +153,16 @@ def _what_is(config: str | None) -> tuple[Path | None, Path | None]:
     return path, None
 
 
-def _recovery_argument(arguments: Sequence[str]) -> Path | None:
-    """The folder that -r names on bytewax's command line."""
+def _argument(arguments: Sequence[str], short: str, long: str) -> str | None:
+    """The value of an option on bytewax's command line."""
     for i, argument in enumerate(arguments):
-        if argument in ("-r", "--recovery-directory") and i + 1 < len(arguments):
-            return Path(arguments[i + 1])
-        if argument.startswith("--recovery-directory="):
-            return Path(argument.partition("=")[2])
+        if argument in (short, long) and i + 1 < len(arguments):
+            return arguments[i + 1]
+        if argument.startswith(f"{long}="):
+            return argument.partition("=")[2]
     return None
+
+
+def _port(process_id: int) -> int:
+    """The place of a process's port after the one that the settings name; the next is an agent's."""
+    return process_id + 1 if process_id else 0

@@ -7,6 +7,8 @@ an engine may do later, in its own time. `restore` accepts the snapshot of anoth
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -32,19 +34,28 @@ class SnapshotError(NephoscopeError):
 class Snapshot:
     """A state at one moment. Pickles as its bytes."""
 
-    __slots__ = ("_bytes", "_parts")
+    __slots__ = ("_bytes", "_parts", "_tell")
 
-    def __init__(self, parts: dict[str, Any] | None = None, raw: bytes = b"") -> None:
+    def __init__(
+        self,
+        parts: dict[str, Any] | None = None,
+        raw: bytes = b"",
+        tell: Callable[[int, float], None] | None = None,
+    ) -> None:
         self._parts = parts
         self._bytes = raw
+        self._tell = tell
 
     def to_bytes(self) -> bytes:
         """``NPHS``, a version byte, the length of what follows (uint64), lz4 of msgpack."""
         if not self._bytes:
+            began = time.perf_counter()
             raw = msgspec.msgpack.encode(self._parts, enc_hook=_pack_array)
             packed = pa.compress(raw, codec=_CODEC, asbytes=True)
             self._bytes = b"NPHS" + bytes([VERSION]) + len(raw).to_bytes(8, "little") + packed
             self._parts = None
+            if self._tell is not None:
+                self._tell(len(self._bytes), time.perf_counter() - began)
         return self._bytes
 
     def parts(self) -> dict[str, Any]:
@@ -74,8 +85,8 @@ def _pack_array(value: Any) -> Any:
     raise NotImplementedError(type(value))
 
 
-def take(plan: Plan, state: State) -> Snapshot:
-    """The snapshot of a state, which may change at once afterwards."""
+def take(plan: Plan, state: State, tell: Callable[[int, float], None] | None = None) -> Snapshot:
+    """The snapshot of a state, which may change at once afterwards. `tell` hears how many bytes it was, and the seconds it took to make them."""
     series = {}
     for kind, kept in state.series.items():
         keys, slots, size = kept.index.dump()
@@ -97,7 +108,8 @@ def take(plan: Plan, state: State) -> Snapshot:
             "series": series,
             "gaps": list(state.periods.gaps.items()),
             "steps": steps,
-        }
+        },
+        tell=tell,
     )
 
 

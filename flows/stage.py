@@ -51,13 +51,15 @@ class Output:
     """What came out of a call.
 
     published: batches by publisher, as the pipeline names it (a row once for each publisher, whatever sinks led there); sinks: batches by sink's name (only when
-    asked for); counts: by (where, reason); dead: what was refused.
+    asked for); counts: by (where, reason); dead: what was refused; at: where the log has been read to, as the engine knows it: (partition,
+    next offset, watermark).
     """
 
     published: dict[str, list[pa.RecordBatch]] = field(default_factory=dict)
     sinks: list[tuple[str, pa.RecordBatch]] = field(default_factory=list)
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     dead: list[Dead] = field(default_factory=list)
+    at: tuple[int, int, int] | None = None
 
     def add(self, publishers: Iterable[str], batch: pa.RecordBatch) -> None:
         """Publish a batch to each of these."""

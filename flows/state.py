@@ -44,10 +44,15 @@ class State:
         """Whether no further meter can be numbered."""
         return len(self.strings.names) >= MAX_NAMES - 1
 
+    def size(self) -> int:
+        """Series that are remembered, those of a step counting by themselves. Cheap, and safe to ask from another thread."""
+        return sum(len(series.index) for series in list(self.series.values()))
+
     def forget(self, plan: Plan) -> int:
         """Drop what has had no sample for `series_ttl`, now and then; changes no result. How many series went."""
         ttl = plan.options.micros("series_ttl")
         self.ids.expire(self.watermark)
+        self.sweep()
         if self.watermark - self.forgotten < max(ttl // 8, 1):
             return 0
         self.forgotten = self.watermark
@@ -61,7 +66,6 @@ class State:
                 marks = step.transformer.handed_on(step, marks)
         gone = sum(series.forget(before) for series in self.series.values())
         self.layouts.clear()
-        self.sweep()
         return gone
 
     def sweep(self) -> None:

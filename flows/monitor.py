@@ -1,0 +1,188 @@
+"""How a flow stands: what it counts for /metrics, and how far it is behind the log, for /ready.
+
+Counting costs a few additions a batch; what has to be looked up is looked up when somebody asks.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from flows.stage import Output
+from flows.state import State
+from nephoscope import times
+from nephoscope.errors import NephoscopeError, Unavailable
+from nephoscope.health import Health
+from nephoscope.metrics import Counts
+from nephoscope.times import MIN_TIME, SECOND
+from nephoscope.topics import SAMPLES, Log
+
+_FRESH = 1.0
+"""Seconds for which a look at the log's end is good enough."""
+NO_LOSS = frozenset({("stage", "series_forgotten"), ("aggregator", "late")})
+"""What is counted by itself, since no sample is lost by it: (kind of step, what)."""
+
+
+class Told(Protocol):
+    """Told of a partition's snapshot: its size, where that is known by now, and seconds that were spent on it."""
+
+    def __call__(self, size: int | None, seconds: float) -> None:
+        """Take it down."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """What lies in the log and is not published yet. `seconds`: the age of the oldest, by event time; 0: everything is published."""
+
+    messages: int = 0
+    most: int = 0
+    """Of one partition."""
+    seconds: float = 0.0
+
+
+class Monitor:
+    """One process's. Safe for several threads.
+
+    Args:
+        health: told which part is away.
+        make_log: opens the log, to see where it ends. None: the lag is not known.
+        lateness: microseconds that the watermark lies behind the newest timestamp.
+        ready_lag: seconds of lag from which on the flow is not ready.
+        alone: whether this process does all the work. In a cluster a partition may be read in one process and published in
+            another; then what is on its way between them counts as published.
+
+    """
+
+    def __init__(
+        self,
+        health: Health,
+        make_log: Callable[[], Log] | None = None,
+        *,
+        lateness: int = 0,
+        ready_lag: float = float("inf"),
+        alone: bool = True,
+    ) -> None:
+        self.counts = Counts("flow", ("step",))
+        self._health = health
+        self._make_log = make_log
+        self._log: Log | None = None
+        self._lateness = lateness
+        self._ready_lag = ready_lag
+        self._alone = alone
+        self._states: list[State] = []
+        self._sizes: dict[int, int] = {}
+        self._offsets: dict[int, int] = {}
+        self._moments: dict[int, int] = {}
+        self._looking = threading.Lock()
+        self._lag, self._looked = Lag(), float("-inf")
+        health.look("log", self._log_part)
+        health.refresh(self.refresh)
+
+    # What the engine says.
+
+    def add(self, state: State) -> Told:
+        """A partition's state is kept here from now on."""
+        number = len(self._states)
+        self._states.append(state)
+        counts = self.counts
+
+        def told(size: int | None, seconds: float) -> None:
+            counts.counted("snapshot_seconds", seconds, "Seconds spent on snapshots.")
+            if size is not None:
+                counts.counted("snapshots", 1, "Snapshots of a partition's state.")
+                self._sizes[number] = size
+
+        return told
+
+    def begins(self, partition: int, offset: int) -> None:
+        """A partition is read from here on."""
+        self._offsets[partition] = offset
+
+    def read(self, partition: int, offset: int, append_time: int) -> None:
+        """A partition has been read up to here."""
+        self._moments.setdefault(partition, append_time)
+        if not self._alone:
+            self._offsets[partition] = offset
+
+    def published(self, outputs: Sequence[Output]) -> None:
+        """These went where they belong."""
+        for output in outputs:
+            if output.at is not None:
+                partition, offset, watermark = output.at
+                if self._alone:
+                    self._offsets[partition] = offset
+                if watermark != MIN_TIME:
+                    self._moments[partition] = watermark + self._lateness
+
+    def count(self, output: Output) -> None:
+        """Take down what a call counted."""
+        for (where, what), number in output.counts.items():
+            if not number:
+                continue
+            if (where, what) == ("stage", "received"):
+                self.counts.received(number)
+            elif (where.rpartition(":")[2], what) in NO_LOSS:
+                self.counts.counted(what, number)
+            else:
+                self.counts.dropped(number, what, "" if where == "stage" else where)
+
+    def away(self, part: str, error: Exception) -> None:
+        """A part cannot be used now."""
+        self.counts.failed(part)
+        self._health.away(part, str(error))
+
+    def back(self, part: str) -> None:
+        """A part works."""
+        self._health.back(part)
+
+    # What is asked.
+
+    def refresh(self) -> None:
+        """Set the gauges."""
+        gauge = self.counts.gauge
+        states = list(self._states)
+        marks = [s.watermark for s in states if s.watermark != MIN_TIME]
+        if marks:
+            gauge("watermark_seconds", min(marks) / SECOND, "The least watermark of the partitions here, since 1970.")
+        gauge("partitions", len(states), "Partitions whose state is here.")
+        gauge("state_series", sum(s.size() for s in states), "Series that are remembered, a step counting by itself.")
+        gauge("state_bytes", sum(list(self._sizes.values())), "Bytes of the last snapshot, of all partitions here.")
+        try:
+            lag = self.lag()
+        except Unavailable:
+            return
+        gauge("lag_messages", lag.messages, "Messages in the log that are not published yet.")
+        gauge("lag_messages_max", lag.most, "The same, of the partition that has most.")
+        gauge("lag_seconds", lag.seconds, "Age of the oldest of them by event time; 0: none.")
+
+    def lag(self) -> Lag:
+        """How far the flow is behind the end of the log. Raises Unavailable."""
+        with self._looking:
+            if self._make_log is not None and time.monotonic() - self._looked > _FRESH:
+                if self._log is None:
+                    self._log = self._make_log()
+                self._lag, self._looked = self._behind(self._log.end(SAMPLES)), time.monotonic()
+            return self._lag
+
+    def _behind(self, ends: Sequence[int]) -> Lag:
+        offsets, moments, now = dict(self._offsets), dict(self._moments), times.now()
+        behind = {p: ends[p] - offset for p, offset in offsets.items() if ends[p] > offset}
+        ages = [(now - moments[p]) / SECOND for p in behind if p in moments]
+        return Lag(sum(behind.values()), max(behind.values(), default=0), max([0.0, *ages]))
+
+    def _log_part(self) -> tuple[bool, Mapping[str, Any]]:
+        try:
+            lag = self.lag()
+        except NephoscopeError as error:
+            return False, {"detail": str(error)}
+        more: dict[str, Any] = {"lag_messages": lag.messages, "lag_seconds": round(lag.seconds, 1)}
+        if lag.seconds > self._ready_lag:
+            return False, {**more, "detail": f"more than {self._ready_lag:g} s behind"}
+        return True, more
+
+
+__all__ = ["Lag", "Monitor", "Told"]
