@@ -141,8 +141,13 @@ def _call(plan: Plan, state: State, group: list[Arrival], out: Output, *, exact:
         state.forget(plan)
         return
     header = full[0].batch.header
-    batch = full[0].batch.rows if len(full) == 1 else pa.concat_batches([a.batch.rows for a in full])
-    if has_nulls(batch):
+    try:
+        batch = full[0].batch.rows if len(full) == 1 else pa.concat_batches([a.batch.rows for a in full])
+    except pa.ArrowInvalid:
+        if not any(has_nulls(a.batch.rows) for a in full):
+            raise
+        batch = None  # Arrow does not join dictionaries with nulls.
+    if batch is None or has_nulls(batch):
         for arrival in full:
             if has_nulls(arrival.batch.rows):
                 _undecodable(out, arrival.message, HAS_NULLS)

@@ -16,10 +16,20 @@ import threading
 from functools import cache
 from typing import Any, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 
 REGISTRY = CollectorRegistry(auto_describe=True)
 """All of this process's counters."""
+ProcessCollector(registry=REGISTRY)
+# A gauge for each counter that says when it was made: twice the lines, and nobody reads them.
+disable_created_metrics()
 _Metric = TypeVar("_Metric", Counter, Gauge)
 
 
@@ -50,14 +60,15 @@ def _others(_component: str) -> set[str]:
 class Counts:
     """The counters of one component. Cheap to make: the same component's share their numbers. Safe for several threads.
 
-    `component` is a word of lower case letters and underscores: agent, push, log, flow, store_sql.
+    `component` is a word of lower case letters and underscores: agent, push, log, flow, store_sql. `labels` are what its
+    drops say beside their reason: the same words wherever this component's counters are made.
     """
 
-    def __init__(self, component: str) -> None:
+    def __init__(self, component: str, labels: tuple[str, ...] = ()) -> None:
         self.component = component
         self._received = _counter(component, "received", "Came in.", ())
         self._sent = _counter(component, "sent", "Went out and was acknowledged.", ())
-        self._dropped = _counter(component, "dropped", "Lost or refused.", ("reason",))
+        self._dropped = _counter(component, "dropped", "Lost, refused or left out on purpose.", ("reason", *labels))
         self._errors = _counter(component, "errors", "Failed; may be tried again.", ("reason",))
         self._more = _others(component)
 
@@ -69,15 +80,15 @@ class Counts:
         """`count` went out."""
         self._sent.inc(count)
 
-    def dropped(self, count: int, reason: str) -> None:
-        """`count` were lost or refused."""
-        self._dropped.labels(reason).inc(count)
+    def dropped(self, count: int, reason: str, *labels: str) -> None:
+        """`count` were lost, refused or left out; `labels`: the values of the component's own labels."""
+        self._dropped.labels(reason, *labels).inc(count)
 
     def failed(self, reason: str, count: int = 1) -> None:
         """`count` attempts failed."""
         self._errors.labels(reason).inc(count)
 
-    def counted(self, what: str, count: int = 1, text: str = "") -> None:
+    def counted(self, what: str, count: float = 1, text: str = "") -> None:
         """Count something of the component's own."""
         _counter(self.component, what, text, ()).inc(count)
         self._more.add(what)
@@ -101,7 +112,8 @@ class Counts:
                 for sample in metric.samples:
                     if sample.name.endswith("_total"):
                         reason = sample.labels.get("reason")
-                        out[f"{what}.{reason}" if reason else what] = sample.value
+                        name = f"{what}.{reason}" if reason else what
+                        out[name] = out.get(name, 0.0) + sample.value
         return out
 
 

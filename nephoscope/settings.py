@@ -15,10 +15,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from nephoscope import documents
 from nephoscope.errors import ConfigError, Problem, nearest
+from nephoscope.health import address_of
 
 PREFIX: Final = "NEPHOSCOPE_"
 FILE_VARIABLE: Final = "NEPHOSCOPE_CONFIG"
@@ -56,6 +57,19 @@ class DatabaseSettings(_Section):
     metering_time_to_live: int = Field(ge=-1)
 
 
+class MetricsSettings(_Section):
+    """How a process tells its monitoring how it stands."""
+
+    listen: str
+    ready_lag: float = Field(gt=0)
+
+    @field_validator("listen")
+    @classmethod
+    def _is_an_address(cls, listen: str) -> str:
+        address_of(listen)
+        return listen
+
+
 class Settings(_Section):
     """All settings. Times are in seconds; paths are absolute, or None where Nephoscope's own file is meant."""
 
@@ -74,6 +88,7 @@ class Settings(_Section):
     series_ttl: float = Field(gt=0)
     flow_workers: int = Field(ge=1, le=64)
     epoch_interval: float = Field(gt=0)
+    metrics: MetricsSettings
     database: DatabaseSettings
 
     @property

@@ -21,6 +21,7 @@ import msgspec
 
 from nephoscope import registry, times
 from nephoscope.errors import ConfigError, Problem, Unavailable, nearest
+from nephoscope.health import Health, serve
 from nephoscope.metrics import Counts
 from nephoscope.pipeline import Polling
 from nephoscope.push import MAX_SAMPLE_BYTES, marks
@@ -163,6 +164,21 @@ class Agent:
             "hung": self._workers.hung,
             "backlog": self._writer.rows + self._gatherer.rows,
         }
+
+    def log_part(self) -> tuple[bool, dict[str, Any]]:
+        """The log, for /ready (nephoscope.health)."""
+        away_since = self._writer.away_since
+        more: dict[str, Any] = {"backlog": self._writer.rows + self._gatherer.rows}
+        if away_since is not None:
+            more |= {"since": times.format_time(away_since), "detail": self._writer.detail}
+        return away_since is None, more
+
+    def targets_part(self) -> tuple[bool, dict[str, Any]]:
+        """What is polled, for /ready: not ready until the discoveries have answered once."""
+        more: dict[str, Any] = {"targets": len(self._schedule), "hung": self._workers.hung}
+        if self._starting:
+            more["detail"] = "not every discovery has answered yet"
+        return not self._starting, more
 
     # Targets
 
@@ -357,7 +373,11 @@ def run(log: Log, polling: Polling, settings: Settings, *, namespaces: Collectio
         max_sample_bytes=settings.max_sample_bytes,
     )
     threading.Thread(target=_retain, args=(log, settings, stop), name="nephoscope-retain", daemon=True).start()
-    agent.run(stop)
+    health = Health("agent", "log")
+    health.look("log", agent.log_part)
+    health.look("targets", agent.targets_part)
+    with serve(health, settings.metrics.listen, 1):
+        agent.run(stop)
 
 
 def _retain(log: Log, settings: Settings, stop: threading.Event) -> None:

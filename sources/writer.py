@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from nephoscope import times
 from nephoscope.dead_letters import DeadLetter, bury
 from nephoscope.errors import Unavailable
 from nephoscope.metrics import Counts
@@ -63,7 +64,8 @@ class Writer:
         self._stop = threading.Event()
         self.error: BaseException | None = None
         self.rows = 0
-        self.available = True
+        self.away_since: int | None = None
+        self.detail = ""
         self._thread = threading.Thread(target=self._run, name="nephoscope-append", daemon=True)
         self._thread.start()
 
@@ -83,6 +85,11 @@ class Writer:
                 self.rows -= chunk.rows
             out.append(chunk.token)
         return out
+
+    @property
+    def available(self) -> bool:
+        """Whether the log took the last append."""
+        return self.away_since is None
 
     @property
     def idle(self) -> bool:
@@ -129,15 +136,16 @@ class Writer:
                 append(self._log, chunk)
             except Unavailable as error:
                 self._counts.failed("log")
+                self.detail = str(error)
                 if self.available:
-                    self.available = False
+                    self.away_since = times.now()
                     _log.warning("%s; trying again until it can", error)
                 if self._stop.wait(wait * random.uniform(0.5, 1.0)):  # noqa: S311 -- a jitter, no secret
                     return False
                 wait = min(2 * wait, self._longest)
             else:
                 if not self.available:
-                    self.available = True
+                    self.away_since = None
                     _log.warning("the log can be used again")
                 return True
 
@@ -151,7 +159,13 @@ class InlineWriter:
         self._log = log
         self._counts = counts
         self._chunks: deque[Chunk] = deque()
-        self.available = True
+        self.away_since: int | None = None
+        self.detail = ""
+
+    @property
+    def available(self) -> bool:
+        """Whether the log took the last append."""
+        return self.away_since is None
 
     @property
     def rows(self) -> int:
@@ -168,11 +182,11 @@ class InlineWriter:
         while self._chunks:
             try:
                 append(self._log, self._chunks[0])
-            except Unavailable:
+            except Unavailable as error:
                 self._counts.failed("log")
-                self.available = False
+                self.away_since, self.detail = self.away_since or times.now(), str(error)
                 break
-            self.available = True
+            self.away_since = None
             chunk = self._chunks.popleft()
             self._counts.sent(chunk.rows)
             out.append(chunk.token)
