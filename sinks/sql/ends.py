@@ -11,7 +11,9 @@ import numpy.typing as npt
 import sqlalchemy as sa
 
 from nephoscope.filters import EVERYTHING
-from sinks.sql.scan import Catalogue, Found, Scan, joined
+from sinks.sql.catalogue import Catalogue
+from sinks.sql.found import Found, joined
+from sinks.sql.scan import Scan
 from sinks.sql.schema import record, state
 from sinks.sql.statements import Cursor, Lookup, Statement, chunks
 
@@ -100,8 +102,9 @@ def _newest_rows(found: Found) -> Found:
     # All rows of a resource's newest time.
     found = found.take(found.time == np.repeat(found.time[starts], lengths))
     starts = _starts(found.resource)
-    source, _ = found.words("source")
-    told = found.fields.state * (int(source.max()) + 1) + source
+    codes, values = found.words("source")
+    source = np.unique(np.array(values, object), return_inverse=True)[1][codes]
+    told = found.fields.state * len(values) + source
     unlike = np.minimum.reduceat(told, starts) != np.maximum.reduceat(told, starts)
     if unlike.any():
         ends = np.append(starts[1:], found.length)

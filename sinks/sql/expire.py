@@ -15,8 +15,9 @@ from nephoscope import filters
 from nephoscope.filters import Compare, Filter
 from nephoscope.store import Expiry
 from sinks.sql import schema
+from sinks.sql.catalogue import Catalogue
 from sinks.sql.fields import BASE, SIZES
-from sinks.sql.scan import Catalogue, Scan
+from sinks.sql.scan import Scan
 from sinks.sql.schema import ERA, SPAN, about, record, series, state
 from sinks.sql.statements import Cursor, Statement, chunks
 

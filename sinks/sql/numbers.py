@@ -17,6 +17,7 @@ import xxhash
 
 from nephoscope.natural import Kind, codes, content, distinct, kinds_of, words
 from sinks.sql import schema
+from sinks.sql.known import Known
 from sinks.sql.schema import ERA
 from sinks.sql.statements import Cursor, Lookup, Statement
 
@@ -88,7 +89,7 @@ class Numbers:
         self._latest: I64 = np.full((4, 0), -1, np.int64)
         # By the state's number: first and last span, as far as known here.
         self._seen: I64 = np.empty((2, 0), np.int64)
-        self._series: dict[int, _Known] = {}
+        self._series: dict[int, Known] = {}
         self._added: set[int] = set()
 
     def begin(self, cursor: Cursor, swept: int) -> None:
@@ -266,34 +267,9 @@ class Numbers:
             if known is None:
                 if len(self._series) >= _ERAS:
                     self._series.clear()
-                known = self._series[one] = _Known()
+                known = self._series[one] = Known()
             fresh = known.fresh(pairs[era == one])
             out += [(pair >> 32, pair & 0xFFFFFFFF, one) for pair in fresh]
-        return out
-
-
-class _Known:
-    """A set of int64 that is asked about many at a time: a sorted array, and a small set of what came since."""
-
-    def __init__(self) -> None:
-        self._sorted = np.empty(0, np.int64)
-        self._recent: set[int] = set()
-
-    def __len__(self) -> int:
-        return len(self._sorted) + len(self._recent)
-
-    def fresh(self, numbers: I64) -> list[int]:
-        """Those that are not in the set, in order; they are from now on."""
-        if len(self._sorted):
-            at = np.searchsorted(self._sorted, numbers)
-            numbers = numbers[self._sorted[np.minimum(at, len(self._sorted) - 1)] != numbers]
-        if not len(numbers):
-            return []
-        out = sorted(set(numbers.tolist()) - self._recent)
-        self._recent.update(out)
-        if len(self._recent) > 1024 + len(self._sorted) // 8:
-            self._sorted = np.union1d(self._sorted, np.fromiter(self._recent, np.int64, len(self._recent)))
-            self._recent.clear()
         return out
 
 

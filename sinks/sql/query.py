@@ -32,7 +32,8 @@ from nephoscope.store import (
     StatisticsQuery,
 )
 from sinks.sql import ends, schema
-from sinks.sql.scan import KIND_FIELDS, STATE_FIELDS, Catalogue, Scan
+from sinks.sql.catalogue import KIND_FIELDS, STATE_FIELDS, Catalogue
+from sinks.sql.scan import Scan
 from sinks.sql.statements import Cursor, Lookup, Statement, chunks
 
 I64 = npt.NDArray[np.int64]

@@ -1,0 +1,185 @@
+"""What the numbers mean: kinds, resources, states, metadata, looked up as a question needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import sqlalchemy as sa
+
+from nephoscope import filters
+from nephoscope.filters import METADATA, Filter
+from nephoscope.natural import Kind
+from sinks.sql import schema
+from sinks.sql.statements import Cursor, Lookup, Statement, chunks
+
+I64 = npt.NDArray[np.int64]
+
+KIND_FIELDS: Final = frozenset(Kind._fields)
+STATE_FIELDS: Final = frozenset({"resource_id", "user_id", "project_id", METADATA})
+
+_kinds = Statement(sa.select(*(schema.kind.c[f] for f in ("id", *Kind._fields))))
+_resource_names = Lookup(sa.select(schema.resource.c.id, schema.resource.c.name), schema.resource.c.id)
+_resource_numbers = Lookup(sa.select(schema.resource.c.id), schema.resource.c.name)
+_user, _project = schema.word.alias("user_word"), schema.word.alias("project_word")
+_states = (
+    sa.select(schema.state.c.id, schema.state.c.resource, _user.c.text, _project.c.text, schema.state.c.metadata)
+    .join(_user, _user.c.id == schema.state.c.user)
+    .join(_project, _project.c.id == schema.state.c.project)
+)
+_states_by = {
+    "id": Lookup(_states, schema.state.c.id),
+    "resource": Lookup(_states, schema.state.c.resource),
+    "user_id": Lookup(_states, _user.c.text),
+    "project_id": Lookup(_states, _project.c.text),
+}
+_states_after = Statement(
+    _states.where(schema.state.c.id > sa.bindparam("after")).order_by(schema.state.c.id).limit(512)
+)
+_metadata_texts = Lookup(sa.select(schema.metadata.c.id, schema.metadata.c.text), schema.metadata.c.id)
+
+
+@dataclass(slots=True)
+class States:
+    """Some states of resources; `filters.Columns` for what they say."""
+
+    catalogue: Catalogue
+    id: I64
+    resource: I64
+    users: list[str]
+    projects: list[str]
+    said: I64
+
+    @property
+    def length(self) -> int:
+        """How many rows there are."""
+        return len(self.id)
+
+    def numbers(self, field: str) -> npt.NDArray[Any]:
+        """See filters.Columns."""
+        raise NotImplementedError(field)
+
+    def ids(self) -> npt.NDArray[np.uint8]:
+        """See filters.Columns."""
+        raise NotImplementedError
+
+    def words(self, field: str) -> tuple[npt.NDArray[Any], Sequence[str]]:
+        """See filters.Columns."""
+        if field == "resource_id":
+            used, codes = np.unique(self.resource, return_inverse=True)
+            return codes, self.catalogue.resource_names(used)
+        if field == "resource_metadata":
+            used, codes = np.unique(self.said, return_inverse=True)
+            return codes, self.catalogue.metadata(used)
+        return np.arange(self.length), self.users if field == "user_id" else self.projects
+
+
+class Catalogue:
+    """What the numbers mean, looked up as it is needed, for the time of one question."""
+
+    def __init__(self, cursor: Cursor) -> None:
+        self.cursor = cursor
+        self.kinds: dict[int, Kind] = {number: Kind(*parts) for number, *parts in _kinds.run(cursor)}
+        self._names: dict[int, str] = {}
+        self._texts: dict[int, str] = {}
+        self._states: dict[int, tuple[int, int, str, str, int]] = {}
+
+    def resource_names(self, numbers: I64) -> list[str]:
+        """The ids of resources."""
+        return _looked_up(self.cursor, _resource_names, self._names, numbers)
+
+    def metadata(self, numbers: I64) -> list[str]:
+        """The texts of metadata."""
+        return _looked_up(self.cursor, _metadata_texts, self._texts, numbers, most=5000)
+
+    def states(self, numbers: I64) -> States:
+        """The states of these numbers, in their order."""
+        wanted = numbers.tolist()
+        if len(self._states) > 200_000:
+            self._states.clear()
+        missing = [n for n in wanted if n not in self._states]
+        self._states.update((row[0], row) for row in _states_by["id"].run(self.cursor, missing))
+        return self.as_states([self._states[n] for n in wanted])
+
+    def as_states(self, rows: Sequence[tuple[int, int, str, str, int]]) -> States:
+        """Rows of the statement of states as columns."""
+        ids, resources, users, projects, said = zip(*rows, strict=True) if rows else ((), (), (), (), ())
+        return States(
+            self,
+            np.array(ids, np.int64),
+            np.array(resources, np.int64),
+            list(users),
+            list(projects),
+            np.array(said, np.int64),
+        )
+
+    def kinds_that_pass(self, tree: Filter) -> I64:
+        """The kinds that a filter of kinds alone lets through."""
+        numbers = np.array(list(self.kinds), np.int64)
+        return numbers[filters.evaluate(tree, _Kinds(list(self.kinds.values())))]
+
+    def states_that_pass(self, tree: Filter) -> tuple[I64, I64]:
+        """(numbers, resources) of the states that a filter of states alone lets through."""
+        some: list[States] = []
+        for states in self._candidates(tree):
+            passed = filters.evaluate(tree, states)
+            some.append(States(self, states.id[passed], states.resource[passed], [], [], states.said[passed]))
+        if not some:
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        return np.concatenate([s.id for s in some]), np.concatenate([s.resource for s in some])
+
+    def resource_numbers(self, names: Iterable[str]) -> I64:
+        """The numbers of the resources among these that there are."""
+        return np.array(sorted(n for (n,) in _resource_numbers.run(self.cursor, sorted(names))), np.int64)
+
+    def _candidates(self, tree: Filter) -> Iterator[States]:
+        names = filters.allowed(tree, "resource_id")
+        if names is not None:
+            yield from self._chunked(_states_by["resource"].run(self.cursor, self.resource_numbers(names).tolist()))
+            return
+        for field in ("project_id", "user_id"):
+            values = filters.allowed(tree, field)
+            if values is not None:
+                yield from self._chunked(_states_by[field].run(self.cursor, sorted(values)))
+                return
+        after = 0
+        while rows := _states_after.run(self.cursor, after=after).fetchall():
+            after = rows[-1][0]
+            yield self.as_states(rows)
+
+    def _chunked(self, rows: Iterable[Any]) -> Iterator[States]:
+        for some in chunks(list(rows), 512):
+            yield self.as_states(some)
+
+
+class _Kinds:
+    """Kinds as filters.Columns."""
+
+    def __init__(self, kinds: list[Kind]) -> None:
+        self.length = len(kinds)
+        self._kinds = kinds
+
+    def numbers(self, field: str) -> npt.NDArray[Any]:
+        """See filters.Columns."""
+        raise NotImplementedError(field)
+
+    def ids(self) -> npt.NDArray[np.uint8]:
+        """See filters.Columns."""
+        raise NotImplementedError
+
+    def words(self, field: str) -> tuple[npt.NDArray[Any], Sequence[str]]:
+        """See filters.Columns."""
+        return np.arange(self.length), [getattr(k, field) for k in self._kinds]
+
+
+def _looked_up(cursor: Cursor, lookup: Lookup, known: dict[int, str], numbers: I64, most: int = 500_000) -> list[str]:
+    wanted = numbers.tolist()
+    if len(known) > most:
+        known.clear()
+    missing = [n for n in wanted if n not in known]
+    if missing:
+        known.update(lookup.run(cursor, missing))
+    return [known[n] for n in wanted]
