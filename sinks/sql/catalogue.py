@@ -20,6 +20,8 @@ I64 = npt.NDArray[np.int64]
 
 KIND_FIELDS: Final = frozenset(Kind._fields)
 STATE_FIELDS: Final = frozenset({"resource_id", "user_id", "project_id", METADATA})
+_MANY: Final = 200_000
+_MANY_BYTES: Final = 64_000_000
 
 _kinds = Statement(sa.select(*(schema.kind.c[f] for f in ("id", *Kind._fields))))
 _resource_names = Lookup(sa.select(schema.resource.c.id, schema.resource.c.name), schema.resource.c.id)
@@ -89,16 +91,22 @@ class Catalogue:
 
     def resource_names(self, numbers: I64) -> list[str]:
         """The ids of resources."""
+        if len(self._names) > _MANY:
+            self._names.clear()
         return _looked_up(self.cursor, _resource_names, self._names, numbers)
 
     def metadata(self, numbers: I64) -> list[str]:
         """The texts of metadata."""
-        return _looked_up(self.cursor, _metadata_texts, self._texts, numbers, most=5000)
+        texts = _looked_up(self.cursor, _metadata_texts, self._texts, numbers)
+        # One text may be as long as all the others of a cloud together.
+        if sum(map(len, self._texts.values())) > _MANY_BYTES:
+            self._texts.clear()
+        return texts
 
     def states(self, numbers: I64) -> States:
         """The states of these numbers, in their order."""
         wanted = numbers.tolist()
-        if len(self._states) > 200_000:
+        if len(self._states) > _MANY:
             self._states.clear()
         missing = [n for n in wanted if n not in self._states]
         self._states.update((row[0], row) for row in _states_by["id"].run(self.cursor, missing))
@@ -123,13 +131,12 @@ class Catalogue:
 
     def states_that_pass(self, tree: Filter) -> tuple[I64, I64]:
         """(numbers, resources) of the states that a filter of states alone lets through."""
-        some: list[States] = []
+        ids, resources = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
         for states in self._candidates(tree):
             passed = filters.evaluate(tree, states)
-            some.append(States(self, states.id[passed], states.resource[passed], [], [], states.said[passed]))
-        if not some:
-            return np.zeros(0, np.int64), np.zeros(0, np.int64)
-        return np.concatenate([s.id for s in some]), np.concatenate([s.resource for s in some])
+            ids.append(states.id[passed])
+            resources.append(states.resource[passed])
+        return np.concatenate(ids), np.concatenate(resources)
 
     def resource_numbers(self, names: Iterable[str]) -> I64:
         """The numbers of the resources among these that there are."""
@@ -175,10 +182,8 @@ class _Kinds:
         return np.arange(self.length), [getattr(k, field) for k in self._kinds]
 
 
-def _looked_up(cursor: Cursor, lookup: Lookup, known: dict[int, str], numbers: I64, most: int = 500_000) -> list[str]:
+def _looked_up(cursor: Cursor, lookup: Lookup, known: dict[int, str], numbers: I64) -> list[str]:
     wanted = numbers.tolist()
-    if len(known) > most:
-        known.clear()
     missing = [n for n in wanted if n not in known]
     if missing:
         known.update(lookup.run(cursor, missing))

@@ -1,4 +1,4 @@
-"""The tables (docs/decisions/0020-sql-layout.md says why they are shaped so).
+"""The tables (docs/decisions/0025-sql-layout.md says why they are shaped so).
 
 One record a (resource, timestamp, tie), a field a meter::
 
