@@ -46,9 +46,12 @@ def accumulator(step: PlanStep, state: AccumulatorState, rows: Rows, marks: Wate
     """The rows of the groups that leave in this call, at the position where they leave."""
     program: Accumulator = step.program
     strings = context.strings
-    if program.size <= 1:
-        return rows
     out: list[Rows] = []
+    if state.count and state.count >= program.size and len(rows):
+        # The group was opened under a larger size, before the pipeline was changed.
+        out.append(_leave(state, rows.take(slice(0, 0)), int(rows.position[0]), strings))
+    if program.size <= 1:
+        return join_rows([*out, rows], strings) if out else rows
     edges = np.append(np.searchsorted(rows.position, marks.positions), len(rows))
     first = 0  # rows[first:] belong to the open group, together with what the state holds
     for i, watermark in enumerate(marks.values.tolist()):

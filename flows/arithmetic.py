@@ -39,6 +39,11 @@ class Arithmetic:
     sink: PlanSink
     step_interval: int
 
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """What the columns of open sets stand for: sets of another shape cannot be gone on with."""
+        return self.meters, self.attributed
+
     def span_of(self, meter: str) -> int:
         """The period of a meter's samples that are not polled, in microseconds."""
         return (self.step_interval or self.sink.interval(meter) or DEFAULT_JOIN_INTERVAL) * SECOND

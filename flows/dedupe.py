@@ -41,7 +41,7 @@ class Periods(SeriesState):
     def seen(self, slot: int, time: int, unit: int, horizon: int) -> bool:
         """Whether a period of a series was seen before, for one that is not simply the next. It is seen now."""
         newest, first = self.columns["time"], self.columns["first"]
-        gaps = self.gaps.get(slot, [])
+        gaps = [*self.gaps.get(slot, ())]  # A snapshot may hold the list that was there.
         if time > newest[slot]:
             gaps.append((int(newest[slot]) + unit, time - unit))
             newest[slot] = time

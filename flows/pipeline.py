@@ -69,7 +69,7 @@ def run(settings: Settings, process_id: int | None = None, addresses: Sequence[s
 
 def log_of(settings: Settings) -> Log:
     """The log that the settings name."""
-    log: Log = registry.load_for(registry.LOG, settings.log.url)(settings.log_path, partitions=settings.partitions)
+    log: Log = registry.load_for(registry.LOG, settings.log.url)(settings)
     return log
 
 

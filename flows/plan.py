@@ -51,8 +51,8 @@ class PlanStep:
 
     @property
     def key(self) -> str:
-        """Sink and position, as state is filed under."""
-        return json.dumps([self.sink, self.position, self.kind])
+        """Sink, position, kind and, where the program says so, the shape of its state: what a state is filed under."""
+        return json.dumps([self.sink, self.position, self.kind, *getattr(self.program, "shape", ())])
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 `take` copies the columns that change in place and refers to what does not; the bytes are made when somebody pickles the snapshot, which
 an engine may do later, in its own time. `restore` accepts the snapshot of another plan: the state of the steps that are still there
-(same sink, position and transformer) is kept.
+(same sink, position and transformer; for arithmetic, also the same meters) is kept.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Snapshot:
 
     def to_bytes(self) -> bytes:
         """``NPHS``, a version byte, the length of what follows (uint64), lz4 of msgpack."""
-        if not self._bytes:
+        if self._parts is not None:
             began = time.perf_counter()
             raw = msgspec.msgpack.encode(self._parts, enc_hook=_pack_array)
             packed = pa.compress(raw, codec=_CODEC, asbytes=True)
@@ -61,12 +61,15 @@ class Snapshot:
     def parts(self) -> dict[str, Any]:
         """What take put in."""
         raw = self.to_bytes()
-        if raw[:4] != b"NPHS":
+        if raw[:4] != b"NPHS" or len(raw) < 5:
             raise SnapshotError("this is no snapshot of a partition's state")
         if raw[4] != VERSION:
             raise SnapshotError(f"version {raw[4]} of a state's snapshot is not known here (known: {VERSION})")
-        size = int.from_bytes(raw[5:13], "little")
-        out: dict[str, Any] = msgspec.msgpack.decode(pa.decompress(raw[13:], size, codec=_CODEC, asbytes=True))
+        try:
+            plain = pa.decompress(raw[13:], int.from_bytes(raw[5:13], "little"), codec=_CODEC, asbytes=True)
+            out: dict[str, Any] = msgspec.msgpack.decode(plain)
+        except (pa.ArrowException, OSError, OverflowError, MemoryError, msgspec.MsgspecError) as error:
+            raise SnapshotError(f"the snapshot of a partition's state is damaged: {error}") from None
         return out
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -106,7 +109,7 @@ def take(plan: Plan, state: State, tell: Callable[[int, float], None] | None = N
             "ids": list(state.ids.dump().items()),
             "numbers": {step.key: step.number for step in plan.steps},
             "series": series,
-            "gaps": list(state.periods.gaps.items()),
+            "gaps": [(slot, tuple(gaps)) for slot, gaps in state.periods.gaps.items()],
             "steps": steps,
         },
         tell=tell,
