@@ -23,7 +23,7 @@ check *args:
     @exec nephoscope check "$@"
 
 # all tests, or those named: ./justw test tests/flows -k delta
-test *args: _dev
+test *args: _dev _servers
     python -m pytest -n 2 --dist worksteal "$@"
 
 # the tests that take no more than a moment each
@@ -52,7 +52,7 @@ lock *args: _dev
     for version in 3.11 3.12; do
         options="--quiet --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version $version"
         uv pip compile $options "$@" --group build pyproject.toml -o "locks/py$version.txt"
-        uv pip compile $options "$@" --group build --group dev -c "locks/py$version.txt" pyproject.toml -o "locks/py$version-dev.txt"
+        uv pip compile $options "$@" --group build --group dev --extra kafka -c "locks/py$version.txt" pyproject.toml -o "locks/py$version-dev.txt"
     done
     grep -c == locks/*.txt
 
@@ -70,3 +70,19 @@ clean:
 
 _dev:
     @sh ./justw --setup dev
+
+# What the tests' real servers need and pip has not: Debian packages, as root and only where they are missing. Without root the tests say
+# what they lack.
+_servers:
+    #!/bin/sh
+    set -eu
+    wanted=
+    java -version >/dev/null 2>&1 || wanted="$wanted default-jre-headless"
+    mvn -version >/dev/null 2>&1 || wanted="$wanted maven"
+    if [ -z "$wanted" ] || [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
+        exit 0
+    fi
+    echo "installing$wanted with apt-get, for the tests" >&2
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -q >/dev/null </dev/null || echo "apt-get update failed, trying what is known" >&2
+    apt-get install -y -q --no-install-recommends $wanted >/dev/null </dev/null

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 from nephoscope import documents
 from nephoscope.errors import ConfigError, Problem, nearest
 from nephoscope.health import address_of
+from nephoscope.yaml_nodes import Node
 
 PREFIX: Final = "NEPHOSCOPE_"
 FILE_VARIABLE: Final = "NEPHOSCOPE_CONFIG"
@@ -42,12 +43,47 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
+class KafkaSettings(_Section):
+    """How the brokers are spoken to; `log.url` says where they are."""
+
+    topic_prefix: str = Field(pattern=r"^[A-Za-z0-9._-]{0,100}$")
+    replication: int = Field(ge=-1, le=32767)
+    prefetch_bytes: int = Field(ge=1 << 20, le=2 << 30)
+    timeout: float = Field(ge=1, le=900)
+    security_protocol: str
+    sasl_mechanism: str
+    sasl_username: str
+    sasl_password: SecretStr
+    ssl_ca_location: str
+    ssl_certificate_location: str
+    ssl_key_location: str
+    ssl_key_password: SecretStr
+    options: dict[str, str] = Field(repr=False)
+
+    @field_validator("options", mode="before")
+    @classmethod
+    def _options(cls, value: Any) -> Any:
+        """A variable or flag gives them as text: a=1,b=2."""
+        if isinstance(value, str):
+            value = dict(item.partition("=")[::2] for item in value.split(",") if item)
+        if isinstance(value, dict):
+            return {str(k).strip(): _as_librdkafka_writes(v) for k, v in value.items()}
+        return value
+
+
+def _as_librdkafka_writes(value: Any) -> Any:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, int | float | str) else value
+
+
 class LogSettings(_Section):
     """The log that samples travel on."""
 
     url: str
     retention: float = Field(gt=0)
     retention_bytes: int = Field(ge=0)
+    kafka: KafkaSettings
 
 
 class DatabaseSettings(_Section):
@@ -195,18 +231,22 @@ def _from_file(file: Path, problems: list[Problem], base: Path) -> dict[str, _Gi
         if node.value is not None:
             problems.append(Problem("a settings file is a mapping of names to values", file=str(file), line=node.line))
         return {}
-    sections = {k.partition(".")[0] for k in setting_names() if "." in k}
     out: dict[str, _Given] = {}
-    for key, child in node.value.items():
-        at = _Given(child.plain(), str(file), node.key_lines[key])
-        if key not in sections:
-            _put(out, key, at, problems, base)
-        elif isinstance(child.value, dict):
-            for inner, leaf in child.value.items():
-                _put(out, f"{key}.{inner}", _Given(leaf.plain(), str(file), child.key_lines[inner]), problems, base)
-        elif child.value is not None:
-            problems.append(at.problem(key, f"must be a mapping, not {documents.kind(child.value)}"))
+    _from_node(node, "", str(file), out, problems, base)
     return out
+
+
+def _from_node(node: Node, above: str, file: str, out: dict[str, _Given], problems: list[Problem], base: Path) -> None:
+    """Add the values of a mapping, sections within it included."""
+    for key, child in node.value.items():
+        name = f"{above}{key}"
+        at = _Given(child.plain(), file, node.key_lines[key])
+        if not any(k.startswith(f"{name}.") for k in setting_names()):
+            _put(out, name, at, problems, base)
+        elif isinstance(child.value, dict):
+            _from_node(child, f"{name}.", file, out, problems, base)
+        elif child.value is not None:
+            problems.append(at.problem(name, f"must be a mapping, not {documents.kind(child.value)}"))
 
 
 def _put(out: dict[str, _Given], key: str, item: _Given, problems: list[Problem], base: Path | None = None) -> None:
@@ -252,6 +292,10 @@ def _from_flags(flags: Mapping[str, Any], problems: list[Problem]) -> dict[str, 
 
 def _referenced(name: str, item: _Given, environment: Mapping[str, str], problems: list[Problem]) -> _Given:
     """The value with its references replaced."""
+    if isinstance(item.value, dict):
+        inner = {k: _Given(v, item.file, item.line) for k, v in item.value.items()}
+        done = {k: _referenced(name, v, environment, problems).value for k, v in inner.items()}
+        return _Given(done, item.file, item.line)
     if not isinstance(item.value, str) or "${" not in item.value:
         return item
 
@@ -277,15 +321,21 @@ def _referenced(name: str, item: _Given, environment: Mapping[str, str], problem
 def _validated(given: Mapping[str, _Given], problems: list[Problem]) -> Settings | None:
     tree: dict[str, Any] = {}
     for name, item in given.items():
-        section, _, inner = name.rpartition(".")
+        *sections, inner = name.split(".")
         value = None if name.endswith("_cfg_file") and item.value == "" else item.value
-        (tree.setdefault(section, {}) if section else tree)[inner] = value
+        place = tree
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[inner] = value
     known = {p.field for p in problems}
     try:
         settings = Settings.model_validate(tree)
     except ValidationError as error:
         for fault in error.errors(include_url=False, include_input=False, include_context=False):
             name = ".".join(str(p) for p in fault["loc"])
+            if name not in given:
+                # A fault inside of a mapping is one of the setting.
+                name = next((n for n in given if name.startswith(f"{n}.")), name)
             item = given.get(name, _Given(None))
             message = fault["msg"][0].lower() + fault["msg"][1:]
             # What is missing or empty because of a problem that is known is no second problem.

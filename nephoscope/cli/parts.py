@@ -46,9 +46,7 @@ def open_store(settings: Settings) -> Iterator[Store]:
 def open_log(settings: Settings) -> Iterator[Log]:
     """The log that samples travel on, closed in the end. TopicError where it has another partition count."""
     prepare_state(settings)
-    log = cast(
-        "Log", registry.load_for(registry.LOG, settings.log.url)(settings.log_path, partitions=settings.partitions)
-    )
+    log = cast("Log", registry.load_for(registry.LOG, settings.log.url)(settings))
     try:
         yield log
     finally:

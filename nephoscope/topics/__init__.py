@@ -40,13 +40,20 @@ class Consumer(Protocol):
         """Up to `limit` messages, of one or several partitions, each partition in order; waits up to `timeout` seconds for the first."""
         ...
 
+    def lag(self) -> int:
+        """How many messages are still to be read, as far as is known without asking a server."""
+        ...
+
     def close(self) -> None:
         """Give back what it holds."""
         ...
 
 
 class Log(Protocol):
-    """A set of topics. Guarantee: what `append` returned for is on disk (or acknowledged by all brokers), once."""
+    """A set of topics. Guarantee: what `append` returned for is on disk (or acknowledged by all brokers), once.
+
+    The registry's group `nephoscope.log` has a function for each scheme of `log.url`: it takes the settings and returns the log.
+    """
 
     def partitions(self, topic: str) -> int:
         """The topic's partition count. TopicError if there is no such topic."""

@@ -21,6 +21,7 @@ from pathlib import Path
 from nephoscope import times
 from nephoscope.errors import TopicError, nearest
 from nephoscope.partition import PARTITIONS
+from nephoscope.settings import Settings
 from nephoscope.topics import TOPICS, Record
 from nephoscope.topics.embedded_reader import NAP, PAGE, EmbeddedConsumer, blob, connect, translated, vector
 
@@ -29,6 +30,11 @@ _VERSION = 1
 _PLACE_EVERY = 1024
 _CHUNK_MESSAGES = 2048
 _CHUNK_BYTES = 32 << 20
+
+
+def open_log(settings: Settings) -> EmbeddedLog:
+    """The log that the settings describe."""
+    return EmbeddedLog(settings.log_path, settings.partitions)
 
 
 class EmbeddedLog:

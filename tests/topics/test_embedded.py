@@ -98,6 +98,17 @@ def test_every_offset_is_found_again(path, monkeypatch):
     log.close()
 
 
+def test_append_times_never_fall_though_the_clock_does(log, monkeypatch):
+    clock = iter([2_000_000, 1_000_000, 3_000_000])
+    monkeypatch.setattr(times, "now", lambda: next(clock))
+    for i in range(3):
+        log.append(SAMPLES, [Record(0, b"%d" % i)])
+
+    consumer = log.consumer(SAMPLES, {0: 0})
+    assert [m.append_time for m in consumer.poll()] == [2_000_000, 2_000_000, 3_000_000]
+    consumer.close()
+
+
 def test_retention_by_age_moves_the_begin_and_uses_no_offset_again(log, monkeypatch):
     for moment in (10, 20, 30):
         monkeypatch.setattr(times, "now", lambda moment=moment: moment)

@@ -1,17 +1,24 @@
 """What every log does, whatever it is made of (nephoscope.topics.Log)."""
 
 import time
+import uuid
 
 import pytest
 
+from nephoscope import times
 from nephoscope.errors import TopicError
 from nephoscope.topics import DEAD_LETTERS, SAMPLES, TOPICS, Record
 from nephoscope.topics.embedded import EmbeddedLog
 
 
-@pytest.fixture(params=["embedded"])
+@pytest.fixture(params=["embedded", "kafka"])
 def log(request, tmp_path):
-    log = EmbeddedLog(tmp_path / "log.db", 4)
+    if request.param == "embedded":
+        log = EmbeddedLog(tmp_path / "log.db", 4)
+    else:
+        from nephoscope.topics.kafka import KafkaLog, Options
+
+        log = KafkaLog(request.getfixturevalue("kafka"), 4, Options(prefix=f"{uuid.uuid4()}."))
     yield log
     log.close()
 
@@ -59,13 +66,31 @@ def test_a_consumer_reads_its_partitions_from_their_offsets_only(log, limit):
     assert [m.value for m in got] == [b"%d" % i for i in range(40) if (i % 4 == 1 and i >= 13) or i == 38]
 
 
-def test_append_times_never_fall_in_a_partition(log, monkeypatch):
-    clock = iter([2_000_000, 1_000_000, 3_000_000])
-    monkeypatch.setattr("nephoscope.times.now", lambda: next(clock))
-    for i in range(3):
+def test_append_times_are_the_logs_and_never_fall_in_a_partition(log):
+    before = times.now()
+    for i in range(20):
         log.append(SAMPLES, [Record(0, b"%d" % i)])
 
-    assert [m.append_time for m in everything(log)] == [2_000_000, 2_000_000, 3_000_000]
+    moments = [m.append_time for m in everything(log)]
+    assert moments == sorted(moments)
+    # To a millisecond: no log need know it better.
+    assert before - 1000 <= moments[0] <= moments[-1] <= times.now()
+
+
+def test_what_is_still_to_be_read_is_known(log):
+    log.append(SAMPLES, [Record(i % 2, b"%d" % i) for i in range(10)])
+    consumer = log.consumer(SAMPLES, {0: 2, 1: 0})
+    assert [m.offset for m in consumer.poll(1)] in ([0], [2])
+    while consumer.poll(3):
+        pass
+    assert consumer.lag() == 0
+
+    log.append(SAMPLES, [Record(i % 3, b"%d" % i) for i in range(9)])
+    seen = 0
+    while seen < 6:
+        seen += len(consumer.poll(1, timeout=5))
+        assert consumer.lag() <= 6 - seen
+    consumer.close()
 
 
 def test_a_waiting_consumer_wakes_up(log):

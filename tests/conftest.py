@@ -1,0 +1,21 @@
+"""The real servers that tests share: a fixture each, started when first asked for. See tests/servers."""
+
+import os
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory):
+    """A folder that all workers of this test run share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def kafka(run_folder):
+    """The address of a Kafka broker. Use a topic prefix of your own, and leave it running."""
+    from tests.servers.kafka import for_all
+
+    with for_all(run_folder) as address:
+        yield address
