@@ -12,18 +12,21 @@ A dead letter is a JSON object::
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
 
 from nephoscope import times
+from nephoscope.metrics import Counts
 from nephoscope.partition import jump, key_hash
-from nephoscope.topics import DEAD_LETTERS, Log, Record
+from nephoscope.topics import DEAD_LETTERS, Log, Message, Record
 
 KEPT = 64 << 10
 """Bytes kept of what could not be used."""
 _DETAIL = 500
+_PATIENCE = 2.0
+"""Seconds to wait for a message that is said to be there."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -66,6 +69,86 @@ def bury(log: Log, letters: Sequence[DeadLetter]) -> None:
     if letters:
         count = log.partitions(DEAD_LETTERS)
         log.append(DEAD_LETTERS, [record_of(letter, count) for letter in letters])
+        Counts("dead_letters").sent(len(letters))
+
+
+class Buried(msgspec.Struct, frozen=True, kw_only=True):
+    """A dead letter as it lies on the topic, at `partition` and `offset`. `size`: of the whole; `data`: what is kept of it."""
+
+    partition: int
+    offset: int
+    reason: str
+    detail: str
+    origin: Origin | None
+    time: str
+    size: int
+    data: bytes
+
+    @property
+    def name(self) -> str:
+        """Where it lies, as commands take it."""
+        return f"{self.partition}:{self.offset}"
+
+    @property
+    def truncated(self) -> bool:
+        """Whether only the beginning is kept."""
+        return len(self.data) < self.size
+
+
+class _Written(msgspec.Struct):
+    reason: str
+    size: int
+    data_base64: str
+    detail: str = ""
+    time: str = ""
+    origin: Origin | None = None
+
+
+_read = msgspec.json.Decoder(_Written).decode
+
+
+def letters(log: Log) -> Iterator[Buried]:
+    """All dead letters that the log keeps now, those of a partition in order. What is none (the topic is open to others) is one itself."""
+    first, end = log.begin(DEAD_LETTERS), log.end(DEAD_LETTERS)
+    offsets = {p: b for p, (b, e) in enumerate(zip(first, end, strict=True)) if b < e}
+    left = {p: end[p] for p in offsets}
+    if not left:
+        return
+    consumer = log.consumer(DEAD_LETTERS, offsets)
+    try:
+        while left:
+            messages = consumer.poll(timeout=_PATIENCE)
+            if not messages:
+                return  # Retention was faster.
+            for message in messages:
+                if message.partition not in left:
+                    continue
+                if message.offset < left[message.partition]:
+                    yield buried_of(message)
+                if message.offset + 1 >= left[message.partition]:
+                    del left[message.partition]
+    finally:
+        consumer.close()
+
+
+def buried_of(message: Message) -> Buried:
+    """The dead letter of a message."""
+    try:
+        read = _read(message.value)
+        data = base64.b64decode(read.data_base64, validate=True)
+    except (msgspec.MsgspecError, ValueError) as error:
+        read = _Written(reason="no_letter", size=len(message.value), data_base64="", detail=str(error))
+        data = message.value
+    return Buried(
+        partition=message.partition,
+        offset=message.offset,
+        reason=read.reason,
+        detail=read.detail,
+        origin=read.origin,
+        time=read.time or times.format_time(message.append_time),
+        size=read.size,
+        data=data,
+    )
 
 
 def data_of(value: bytes) -> bytes:

@@ -29,7 +29,7 @@ REGISTRY = CollectorRegistry(auto_describe=True)
 """All of this process's counters."""
 ProcessCollector(registry=REGISTRY)
 # A gauge for each counter that says when it was made: twice the lines, and nobody reads them.
-disable_created_metrics()
+disable_created_metrics()  # type: ignore[no-untyped-call]
 _Metric = TypeVar("_Metric", Counter, Gauge)
 
 

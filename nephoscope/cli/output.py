@@ -56,8 +56,15 @@ def rows(columns: Sequence[str], lines: Iterable[Mapping[str, Any]], *, as_json:
 
         table = Table(box=None, header_style="bold", pad_edge=False)
         for column in columns:
-            numeric = column in {"volume", "min", "max", "avg", "sum", "count", "partition", "samples"}
-            table.add_column(column, justify="right" if numeric else "left", overflow="ellipsis", no_wrap=True)
+            numeric = column in {"volume", "min", "max", "avg", "sum", "count", "partition", "samples", "size"}
+            table.add_column(
+                column,
+                justify="right" if numeric else "left",
+                overflow="ellipsis",
+                no_wrap=True,
+                # What is typed into the next command is shown as a whole.
+                min_width=9 if column == "letter" else None,
+            )
         for line in lines:
             table.add_row(*(_plain(line.get(c)) for c in columns))
             count += 1
