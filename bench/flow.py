@@ -217,9 +217,7 @@ def _snapshot_seconds(plan: Plan, states: list[State]) -> float:
     """CPU-seconds of one epoch's snapshots, through the engine and into its recovery store."""
     epochs = 4
     now = max(s.watermark for s in states) + 120_000_000
-    marks = [
-        (f"{p:05d}", Message(p, epoch, now, mark(now))) for epoch in range(epochs) for p in range(len(states))
-    ]
+    marks = [(f"{p:05d}", Message(p, epoch, now, mark(now))) for epoch in range(epochs) for p in range(len(states))]
 
     def seconds(folder: str | None) -> float:
         # Nothing happens but an empty call for each partition and epoch: the state is handed over as it is.

@@ -38,7 +38,12 @@ class Plain:
 
     def __init__(self, path: Path) -> None:
         self.connection = sqlite3.connect(path, isolation_level=None)
-        for pragma in ("journal_mode = wal", "synchronous = normal", "cache_size = -65536", "wal_autocheckpoint = 4000"):
+        for pragma in (
+            "journal_mode = wal",
+            "synchronous = normal",
+            "cache_size = -65536",
+            "wal_autocheckpoint = 4000",
+        ):
             self.connection.execute(f"PRAGMA {pragma}")
         self.connection.execute(
             "CREATE TABLE sample (id TEXT NOT NULL UNIQUE, name TEXT, type TEXT, unit TEXT, volume REAL, user_id TEXT,"

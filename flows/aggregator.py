@@ -1,23 +1,19 @@
-"""aggregator: one sample for many, over windows of event time or groups of a size (docs/semantics.md).
-
-A pane holds the groups of one window (or of one late part of it; or all groups, where there are no windows): a row a key, in the
-order in which the groups were opened. Windows and late parts all close at multiples of `retention_time`.
-"""
+"""aggregator: one sample for many, over windows of event time or groups of a size (docs/semantics.md; flows/groups.py is its state)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from flows.interning import I32, I64, Columns, Repeats, SeriesIndex, as_slice, numbers_of, repeats
+from flows.groups import AggregatorState, Pane, dump, in_order, load, squeeze
+from flows.interning import I32, I64, Columns, Repeats, as_slice, numbers_of, repeats
 from flows.plan import Options, PlanStep
-from flows.rows import F64, Rows, Strings, Watermarks, join_rows, pool_block
+from flows.rows import F64, Rows, Watermarks, join_rows, pool_block
 from flows.target import Target, compile_target, scaled
-from flows.transformer import Context, Transformer, unpack
+from flows.transformer import Context, Transformer
 from nephoscope import identity
 from nephoscope.times import MAX_TIME, MIN_TIME, NEVER, SECOND
 
@@ -67,173 +63,6 @@ def compile_step(parameters: Mapping[str, Any], options: Options, _sink: Any) ->
         mode=_MODES[parameters["volume"]] if parameters.get("volume") else -1,
         ttl=options.micros("series_ttl"),
     )
-
-
-_KEYS: dict[str, tuple[Any, Any]] = {
-    "name": (np.int32, 0),
-    "resource": (np.int32, 0),
-    "user": (np.int32, -1),
-    "project": (np.int32, -1),
-    "hi": (np.uint64, 0),
-    "lo": (np.uint64, 0),
-}
-_GROUP: dict[str, tuple[Any, Any]] = {
-    "key": (np.int32, 0),
-    "count": (np.int64, 0),
-    "sum": (np.float64, 0.0),
-    "mode": (np.int8, 0),
-    "kind": (np.int8, 0),
-    "unit": (np.int32, 0),
-    "first_time": (np.int64, 0),
-    "last_time": (np.int64, 0),
-    "user": (np.int32, 0),
-    "project": (np.int32, 0),
-    "metadata": (np.int32, 0),
-    "late": (bool, False),
-    "opened": (np.int64, 0),
-    "hi": (np.uint64, 0),
-    "lo": (np.uint64, 0),
-    "part": (np.int64, 0),
-    "live": (bool, False),
-    "order": (np.int64, 0),  # of the row that opened the group, among all that the step got
-}
-
-
-class Keys:
-    """Numbers for (name, resource, user, project): found by (name, resource), the rest compared, exceptions in a dictionary."""
-
-    __slots__ = ("columns", "index", "others")
-
-    def __init__(self) -> None:
-        self.index = SeriesIndex()
-        self.columns = Columns(_KEYS)
-        self.others: dict[tuple[int, int, int], int] = {}
-
-    def find(self, step: PlanStep, name: I32, resource: I32, user: I32, project: I32, strings: Strings) -> I32:
-        """The key number of each row; user and project are -1 where they are not part of the key."""
-        slot = self.index.find((resource.astype(np.int64) << 32) | name)
-        columns = self.columns
-        columns.ensure(self.index.size)
-        unset = columns["user"][slot] == -1
-        if unset.any():
-            # The first row of a new key says what user and project it has.
-            some = np.flatnonzero(unset)[::-1]
-            self._fill(step, slot[some], name[some], resource[some], user[some], project[some], strings)
-        other = (columns["user"][slot] != user + 2) | (columns["project"][slot] != project + 2)
-        if other.any():
-            slot = slot.copy()
-            for i in np.flatnonzero(other).tolist():
-                triple = (int(slot[i]), int(user[i]), int(project[i]))
-                number = self.others.get(triple)
-                if number is None:
-                    number = self.others[triple] = int(self.index.allocate(1)[0])
-                    columns.ensure(self.index.size)
-                    one = slice(i, i + 1)
-                    self._fill(step, np.array([number]), name[one], resource[one], user[one], project[one], strings)
-                slot[i] = number
-        return slot
-
-    def _fill(
-        self, step: PlanStep, slot: Any, name: I32, resource: I32, user: I32, project: I32, strings: Strings
-    ) -> None:
-        columns = self.columns
-        columns["name"][slot], columns["resource"][slot] = name, resource
-        columns["user"][slot], columns["project"][slot] = user + 2, project + 2
-        names, resources, texts = strings.names.values, strings.resources.values, strings.texts.values
-        for s in np.unique(slot).tolist():
-            u, p = int(columns["user"][s]) - 2, int(columns["project"][s]) - 2
-            columns["hi"][s], columns["lo"][s] = identity.digest(
-                "aggregate",
-                step.sink,
-                step.position,
-                names[columns["name"][s]],
-                resources[columns["resource"][s]],
-                texts[u] if u >= 0 else "",
-                texts[p] if p >= 0 else "",
-            )
-
-    def forget(self, used: npt.NDArray[np.bool_]) -> int:
-        """Drop the keys that are not marked in `used` (one flag a number); how many. They carry nothing from group to group."""
-        before = len(self.index) + len(self.others)
-        for triple in [t for t, number in self.others.items() if not used[number]]:
-            self.index.give_back(self.others.pop(triple))
-        used[[base for base, _, _ in self.others]] = True
-        self.index.release(~used)
-        self.columns.clear(np.flatnonzero(~used))
-        return before - len(self.index) - len(self.others)
-
-
-@dataclass(slots=True)
-class Pane:
-    """Groups of one window or late part; `start` and `closing` are MIN_TIME and MAX_TIME where there are no windows."""
-
-    start: int
-    closing: int
-    late: bool
-    count: int = 0
-    columns: Columns = field(default_factory=lambda: Columns(_GROUP))
-    parts: dict[int, int] = field(default_factory=dict)
-    dense: I32 = field(default_factory=lambda: np.empty(0, np.int32))
-    sparse: dict[int, int] = field(default_factory=dict)
-    """Slots by key: an array over all keys, for the many groups of a window; a dictionary for the few of a late part."""
-
-    def slots(self, keys: I32, size: int) -> I32:
-        """The slot of each key, -1 for none. `size`: above all keys."""
-        if self.late:
-            get = self.sparse.get
-            return np.array([get(k, -1) for k in keys.tolist()], np.int32)
-        if len(self.dense) < size:
-            grown = np.full(int(size * 1.25) + 16, -1, np.int32)
-            grown[: len(self.dense)] = self.dense
-            self.dense = grown
-        return self.dense[keys]
-
-    def assign(self, keys: I32, slots: I32) -> None:
-        """Give keys their slots; slots has looked them up before."""
-        if self.late:
-            self.sparse.update(zip(keys.tolist(), slots.tolist(), strict=True))
-        else:
-            self.dense[keys] = slots
-
-    def release(self, keys: I32) -> None:
-        """Take the keys' slots back."""
-        if self.late:
-            for key in keys.tolist():
-                del self.sparse[key]
-        else:
-            self.dense[keys] = -1
-
-
-@dataclass(slots=True)
-class AggregatorState:
-    """Keys, open panes by (start, closing), and how many rows have come so far."""
-
-    keys: Keys = field(default_factory=Keys)
-    panes: dict[tuple[int, int], Pane] = field(default_factory=dict)
-    rows: int = 0
-
-    def forget(self) -> int:
-        """Drop the keys that no open group has; how many."""
-        used = np.zeros(self.keys.index.size, bool)
-        for pane in self.panes.values():
-            columns = pane.columns
-            used[columns["key"][: pane.count][columns["live"][: pane.count]]] = True
-            used[list(pane.parts)] = True
-        return self.keys.forget(used)
-
-    def used(self) -> Iterator[tuple[str, npt.NDArray[Any]]]:
-        """(pool, numbers) of every string that the state refers to."""
-        keys = self.keys
-        size = keys.index.size
-        named = keys.columns["user"][:size] != -1
-        yield "names", keys.columns["name"][:size][named]
-        yield "resources", keys.columns["resource"][:size][named]
-        for column in ("user", "project"):
-            numbers = keys.columns[column][:size][named] - 2
-            yield "texts", numbers[numbers >= 0]
-        for pane in self.panes.values():
-            for column, pool in (("user", "texts"), ("project", "texts"), ("metadata", "texts"), ("unit", "units")):
-                yield pool, pane.columns[column][: pane.count]
 
 
 def aggregator(
@@ -451,7 +280,7 @@ class _Work:
                 pane.parts[k] = pane.parts.get(k, 0) + 1
         live = pane.columns["live"][: pane.count]
         if pane.count > 1024 and np.count_nonzero(live) < pane.count // 4:
-            _squeeze(pane, live)
+            squeeze(pane, live)
 
     def close(self, watermark: int, position: int) -> None:
         """Publish what the watermark closes."""
@@ -459,7 +288,7 @@ class _Work:
         if self.program.span:
             for start, closing in sorted(k for k in panes if k[1] <= watermark):
                 pane = panes.pop((start, closing))
-                slot = _in_order(pane, pane.columns["live"][: pane.count])
+                slot = in_order(pane, pane.columns["live"][: pane.count])
                 self.publish(pane, slot, np.full(len(slot), position), None)
             return
         pane_ = panes.get((MIN_TIME, MAX_TIME))
@@ -468,7 +297,7 @@ class _Work:
         columns = pane_.columns
         due = columns["live"][: pane_.count] & (columns["opened"][: pane_.count] + self.program.ttl <= watermark)
         if due.any():
-            slot = _in_order(pane_, due)
+            slot = in_order(pane_, due)
             self.publish(pane_, slot, np.full(len(slot), position), None)
             pane_.release(columns["key"][slot])
             columns["live"][slot] = False
@@ -526,13 +355,6 @@ class _Work:
         self.causes.append(np.full(len(rows), -1) if cause is None else cause[finite])
 
 
-def _in_order(pane: Pane, chosen: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
-    """The slots of groups in the order in which they were opened."""
-    slot = np.flatnonzero(chosen)
-    order = pane.columns["order"][slot]
-    return slot if (order[1:] >= order[:-1]).all() else slot[np.argsort(order, kind="stable")]
-
-
 def _combine(mode: int, total: F64, slot: I32, volume: F64) -> None:
     """Bring volumes into their groups' totals, in order."""
     if mode in (MEAN, SUM):
@@ -544,45 +366,6 @@ def _combine(mode: int, total: F64, slot: I32, volume: F64) -> None:
         np.minimum.at(total, slot, volume)
     elif mode == MAX:
         np.maximum.at(total, slot, volume)
-
-
-def _squeeze(pane: Pane, live: npt.NDArray[np.bool_]) -> None:
-    """Move the live groups of a pane together, in order."""
-    kept = np.flatnonzero(live)
-    for name, array in pane.columns.arrays.items():
-        pane.columns.arrays[name][: len(kept)] = array[kept]
-    pane.columns["live"][len(kept) : pane.count] = False
-    pane.count = len(kept)
-    pane.assign(pane.columns["key"][: pane.count], np.arange(pane.count, dtype=np.int32))
-
-
-def dump(state: AggregatorState) -> Any:
-    """The state as plain data."""
-    keys, slots, size = state.keys.index.dump()
-    panes = [
-        [p.start, p.closing, p.late, p.count, p.columns.dump(p.count), list(p.parts.items())] for p in state.panes.values()
-    ]
-    others = [[list(k), v] for k, v in state.keys.others.items()]
-    return [keys, slots, size, state.keys.columns.dump(size), others, panes, state.rows]
-
-
-def load(_step: PlanStep, packed: Any) -> AggregatorState:
-    """The state that dump was called on."""
-    keys, slots, size, columns, others, panes, rows = packed
-    state = AggregatorState(rows=rows)
-    state.keys.others = {(k[0], k[1], k[2]): v for k, v in others}
-    state.keys.index.load(unpack(keys), unpack(slots), size)
-    state.keys.index.reserve(state.keys.others.values())
-    state.keys.columns.load({name: unpack(a) for name, a in columns.items()}, size)
-    for start, closing, late, count, arrays, parts in panes:
-        pane = Pane(start, closing, late, count)
-        pane.columns.load({name: unpack(a) for name, a in arrays.items()}, count)
-        pane.parts = dict(parts)
-        pane.slots(np.empty(0, np.int32), size)
-        live = np.flatnonzero(pane.columns["live"][:count]).astype(np.int32)
-        pane.assign(pane.columns["key"][live], live)
-        state.panes[start, closing] = pane
-    return state
 
 
 def _handed_on(step: PlanStep, marks: Watermarks) -> Watermarks:

@@ -1,24 +1,20 @@
-"""arithmetic: an expression over several meters of a resource, once a period (docs/semantics.md).
-
-A pane holds the sets of one period: a row a resource, in the order of their first arrival. What a set carries on (user,
-project, metadata, unit, type of the meters whose attributes are used) is a reference into the current block while the call lasts, and becomes
-the partition's own numbers only if the set is still open when the call ends.
-"""
+"""arithmetic: an expression over several meters of a resource, once a period (docs/semantics.md; flows/sets.py is its state)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from flows.interning import I32, I64, Columns, SeriesIndex, as_slice, numbers_of
+from flows.interning import I32, I64, as_slice, numbers_of
 from flows.plan import DEFAULT_JOIN_INTERVAL, Options, PlanSink, PlanStep
 from flows.rows import F64, Rows, Watermarks, join_rows, pool_block
+from flows.sets import KEPT, TEXTS, ArithmeticState, Held, Pane, dump, load, new_pane
 from flows.target import Target, compile_target, unusable
-from flows.transformer import Context, Transformer, unpack
+from flows.transformer import Context, Transformer
 from nephoscope import identity
 from nephoscope.expressions import JoinExpression, compile_join
 from nephoscope.sample import TYPES
@@ -67,89 +63,6 @@ def compile_step(parameters: Mapping[str, Any], options: Options, sink: PlanSink
         sink=sink,
         step_interval=own,
     )
-
-
-_KEPT = ("user", "project", "metadata", "unit", "kind", "source", "time", "hi", "lo")
-
-
-@dataclass(slots=True)
-class Pane:
-    """The sets of one period."""
-
-    period: int
-    end: int
-    expiry: int
-    index: SeriesIndex
-    columns: Columns
-    kept: Columns
-    """What open sets carry on, once a call has ended without completing them."""
-
-    @property
-    def count(self) -> int:
-        """Sets in the pane."""
-        return self.index.size
-
-
-def new_pane(period: int, end: int, expiry: int, program: Arithmetic) -> Pane:
-    """An empty pane."""
-    meters = len(program.meters)
-    fill: dict[str, tuple[Any, Any]] = {
-        "resource": (np.int32, 0),
-        "have": (np.uint64, 0),
-        "done": (bool, False),
-        "polled": (np.int64, 0),
-        "time": (np.int64, 0),
-    }
-    for m in range(meters):
-        fill[f"v{m}"] = (np.float64, 0.0)
-        fill[f"late{m}"] = (bool, False)
-    kept: dict[str, tuple[Any, Any]] = {}
-    for m in program.attributed:
-        fill[f"ref{m}"] = (np.int32, -1)
-        for name in _KEPT:
-            dtype: Any = {"time": np.int64, "kind": np.int8, "hi": np.uint64, "lo": np.uint64}.get(name, np.int32)
-            kept[f"{name}{m}"] = (dtype, 0)
-    return Pane(period, end, expiry, SeriesIndex(), Columns(fill), Columns(kept))
-
-
-@dataclass(slots=True)
-class Held:
-    """A row that `hold` may carry over."""
-
-    time: int
-    volume: float
-    late: bool
-    kept: tuple[Any, ...]
-
-
-@dataclass(slots=True)
-class ArithmeticState:
-    """Open panes by period, and what `hold` remembers by (resource, meter)."""
-
-    panes: dict[int, Pane] = field(default_factory=dict)
-    held: dict[tuple[int, int], list[Held]] = field(default_factory=dict)
-
-    def forget(self, before: int) -> int:
-        """Drop held rows older than `before`; how many resources and meters have none left."""
-        old = [key for key, held in self.held.items() if all(h.time < before for h in held)]
-        for key in old:
-            del self.held[key]
-        return len(old)
-
-    def used(self) -> Iterator[tuple[str, npt.NDArray[Any]]]:
-        """(pool, numbers) of every string that the state refers to."""
-        for pane in self.panes.values():
-            yield "resources", pane.columns["resource"][: pane.count]
-            for name, array in pane.kept.arrays.items():
-                pool = _POOLS.get(name.rstrip("0123456789"))
-                if pool:
-                    yield pool, array[: pane.count]
-        if self.held:
-            yield "resources", np.array([r for r, _ in self.held])
-            kept = np.array([h.kept[:6] for held in self.held.values() for h in held], np.int64).reshape(-1, 6)
-            yield "texts", kept[:, :3].reshape(-1)
-            yield "units", kept[:, 3]
-            yield "sources", kept[:, 5]
 
 
 def arithmetic(
@@ -269,7 +182,9 @@ class _Work:
         pane = self.state.panes.get(period)
         if pane is None:
             first = int(index[0])
-            pane = new_pane(period, int(self.end[first]), int(self.expiry[first]), self.program)
+            program = self.program
+            end, expiry = int(self.end[first]), int(self.expiry[first])
+            pane = new_pane(period, end, expiry, len(program.meters), program.attributed)
             self.state.panes[period] = pane
         self.touched.add(period)
         # Slots are dealt in the order of first arrival.
@@ -330,7 +245,11 @@ class _Work:
         meters = len(self.program.meters)
         if _distinct_run(slot * meters + self.meter, pane.count * meters) < len(slot):
             return ()
-        have, resource, last = np.zeros(pane.count, np.uint64), np.zeros(pane.count, np.int32), np.zeros(pane.count, np.int64)
+        have, resource, last = (
+            np.zeros(pane.count, np.uint64),
+            np.zeros(pane.count, np.int32),
+            np.zeros(pane.count, np.int64),
+        )
         parts = []
         for m in range(meters):
             of = np.flatnonzero(self.meter == m)
@@ -472,7 +391,7 @@ class _Work:
                 for m, held in found:
                     columns[f"v{m}"][slot], columns[f"late{m}"][slot] = held.volume, held.late
                     if m in program.attributed:
-                        for name, value in zip(_KEPT, held.kept, strict=True):
+                        for name, value in zip(KEPT, held.kept, strict=True):
                             pane.kept[f"{name}{m}"][slot] = value
                 complete.append(slot)
                 continue
@@ -487,7 +406,7 @@ class _Work:
     def remember(self, index: I64) -> None:
         """Rows that hold may need; what is too old for any pane is dropped."""
         program, rows = self.program, self.rows
-        texts = {c: rows.texts(f, self.strings) for c, f in _TEXTS.items()}
+        texts = {c: rows.texts(f, self.strings) for c, f in TEXTS.items()}
         for i in index.tolist():
             kept = (
                 *(int(texts[c][i]) for c in ("user", "project", "metadata")),
@@ -524,22 +443,12 @@ class _Work:
             if not fresh.any():
                 continue
             at, i = slots[fresh], reference[fresh]
-            for name, column in _TEXTS.items():
+            for name, column in TEXTS.items():
                 words = self.strings.map("texts", rows.block.dictionary(column))
                 kept[f"{name}{m}"][at] = words[rows.block.codes(column)[rows.at[i]]]
             for name in ("unit", "kind", "source", "time", "hi", "lo"):
                 kept[f"{name}{m}"][at] = getattr(rows, name)[i]
             columns[f"ref{m}"][at] = -1
-
-
-_POOLS = {
-    "user": "texts",
-    "project": "texts",
-    "metadata": "texts",
-    "unit": "units",
-    "source": "sources",
-}
-_TEXTS = {"user": "user_id", "project": "project_id", "metadata": "resource_metadata"}
 
 
 def _distinct_run(pairs: I64, size: int) -> int:
@@ -612,31 +521,6 @@ class _KeptColumns(_Volumes):
                 return np.arange(self.length, dtype=np.int32), [identity.format_id(i.tobytes()) for i in raw]
         stem = {"user_id": "user", "project_id": "project"}.get(name, "metadata")
         return self.column(stem), strings.texts.values
-
-
-def dump(state: ArithmeticState) -> Any:
-    """The state as plain data."""
-    panes = [
-        [p.period, p.end, p.expiry, p.count, p.columns.dump(p.count), p.kept.dump(p.count) if p.kept.capacity else None]
-        for p in state.panes.values()
-    ]
-    held = [[list(key), [[h.time, h.volume, h.late, list(h.kept)] for h in rows]] for key, rows in state.held.items()]
-    return [panes, held]
-
-
-def load(step: PlanStep, packed: Any) -> ArithmeticState:
-    """The state that dump was called on."""
-    state = ArithmeticState()
-    for period, end, expiry, count, columns, kept in packed[0]:
-        pane = new_pane(period, end, expiry, step.program)
-        pane.columns.load({name: unpack(a) for name, a in columns.items()}, count)
-        if kept is not None:
-            pane.kept.load({name: unpack(a) for name, a in kept.items()}, count)
-        pane.index.find(pane.columns["resource"][:count].astype(np.int64))
-        state.panes[period] = pane
-    for (resource, meter), rows in packed[1]:
-        state.held[resource, meter] = [Held(time, volume, late, tuple(kept)) for time, volume, late, kept in rows]
-    return state
 
 
 def _forget(step: PlanStep, state: ArithmeticState, watermark: int, _ttl: int) -> None:

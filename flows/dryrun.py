@@ -50,9 +50,7 @@ def _feed(
     waiting.clear()
 
 
-def _published(
-    plan: Plan, out: Output, counts: Counter[tuple[str, str]] | None
-) -> Iterator[tuple[str, str, Sample]]:
+def _published(plan: Plan, out: Output, counts: Counter[tuple[str, str]] | None) -> Iterator[tuple[str, str, Sample]]:
     if counts is not None:
         counts.update(out.counts)
     publishers = {s.name: s.publishers for s in plan.sinks}

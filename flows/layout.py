@@ -198,7 +198,10 @@ def _malformed(layout: Layout, state: State) -> list[tuple[Bools, str]]:
     bad_type = layout.kind < 0
     if bad_type.any():
         out.append((bad_type, "type"))
-    for column, pool, reason in ((layout.name, strings.names, "name"), (layout.resource, strings.resources, "resource_id")):
+    for column, pool, reason in (
+        (layout.name, strings.names, "name"),
+        (layout.resource, strings.resources, "resource_id"),
+    ):
         empty = pool.numbers.get("")
         if empty is not None and (column == empty).any():
             out.append((column == empty, reason))

@@ -98,6 +98,7 @@ class Entries:
     maximum: F64 | None
     scaled: list[tuple[Target, slice]]
     slices: list[tuple[PlanStep, slice]]
+
     def __len__(self) -> int:
         return len(self.at)
 
@@ -433,4 +434,3 @@ class _Texts:
 
     def words(self, name: str) -> tuple[I32, Sequence[str]]:
         return np.arange(self.length, dtype=np.int32), self._values
-

@@ -124,7 +124,11 @@ def compile_plan(pipeline: Pipeline, options: Options | None = None) -> Plan:
 def _fingerprint(pipeline: Pipeline, options: Options) -> str:
     def plain(value: Any) -> Any:
         if isinstance(value, Source | Sink):
-            return {n: plain(getattr(value, n)) for n in ("name", "meters", "sinks", "interval", "steps") if hasattr(value, n)}
+            return {
+                n: plain(getattr(value, n))
+                for n in ("name", "meters", "sinks", "interval", "steps")
+                if hasattr(value, n)
+            }
         if isinstance(value, Step):
             return [value.name, plain(value.parameters)]
         if isinstance(value, tuple | list):

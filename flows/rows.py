@@ -42,7 +42,9 @@ def codes_of(column: pa.DictionaryArray) -> I32:
 
 def dictionary(codes: I32, words: pa.Array) -> pa.DictionaryArray:
     """A dictionary column of codes known to be in range: no checks, no copies."""
-    return pa.DictionaryArray.from_buffers(_DICT, len(codes), [None, pa.py_buffer(np.ascontiguousarray(codes))], words, 0)
+    return pa.DictionaryArray.from_buffers(
+        _DICT, len(codes), [None, pa.py_buffer(np.ascontiguousarray(codes))], words, 0
+    )
 
 
 def content_key(array: pa.Array) -> bytes:

@@ -144,9 +144,7 @@ def restore(plan: Plan, snapshot: Snapshot) -> State:
     return state
 
 
-def _load_series(
-    kept: SeriesState, keys: Any, slots: Any, size: int, columns: dict[str, Any], numbers: Any
-) -> None:
+def _load_series(kept: SeriesState, keys: Any, slots: Any, size: int, columns: dict[str, Any], numbers: Any) -> None:
     if numbers is not None:
         # Steps are numbered anew in a changed plan; the series of steps that are gone go.
         step = numbers[keys & (MAX_STEPS - 1)]

@@ -254,9 +254,7 @@ def _watermarks(
             numbers, values = numbers[order], values[order]
     values = np.maximum.accumulate(np.concatenate([[state.watermark], values]))
     moved = np.flatnonzero(values[1:] != values[:-1])
-    return Watermarks(
-        np.concatenate([[-1], numbers[moved] * width]), np.concatenate([values[:1], values[moved + 1]])
-    )
+    return Watermarks(np.concatenate([[-1], numbers[moved] * width]), np.concatenate([values[:1], values[moved + 1]]))
 
 
 def _sinks(
@@ -334,9 +332,7 @@ def _context(plan: Plan, state: State) -> Context:
     return Context(state.strings, source, plan.options.micros("series_ttl"), state.caches)
 
 
-def _publish(
-    state: State, sink: str, publishers: Sequence[str], rows: Rows, out: Output, *, exact: bool
-) -> None:
+def _publish(state: State, sink: str, publishers: Sequence[str], rows: Rows, out: Output, *, exact: bool) -> None:
     if len(rows):
         batch = batch_of_rows(rows, state.strings)
         out.add(publishers, batch)

@@ -18,7 +18,20 @@ from nephoscope.times import MIN_TIME
 class State:
     """One partition's state: plain data and numpy columns; no locks, no clocks, no engine."""
 
-    __slots__ = ("caches", "forgotten", "ids", "layouts", "periods", "plan_steps", "series", "steps", "strings", "swept", "totals", "watermark")
+    __slots__ = (
+        "caches",
+        "forgotten",
+        "ids",
+        "layouts",
+        "periods",
+        "plan_steps",
+        "series",
+        "steps",
+        "strings",
+        "swept",
+        "totals",
+        "watermark",
+    )
 
     def __init__(self, plan: Plan) -> None:
         self.watermark = MIN_TIME

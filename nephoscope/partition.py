@@ -66,9 +66,7 @@ def _score(slot_number: int, member: str, weight: float) -> float:
     return -weight / math.log(u) if u < 1.0 else math.inf
 
 
-def owners(
-    members: Mapping[str, float] | Sequence[str], slots: int = SLOTS, bound: float = 1.05
-) -> dict[int, str]:
+def owners(members: Mapping[str, float] | Sequence[str], slots: int = SLOTS, bound: float = 1.05) -> dict[int, str]:
     """Owner of each slot, given the live members (id to weight, or ids of weight 1).
 
     A member takes at most ceil(bound * slots * its share of the weight). Each slot goes to the member with the
@@ -84,9 +82,7 @@ def owners(
         raise ValueError(f"bound must be at least 1, not {bound}")
     total = sum(weights.values())
     room = {m: math.ceil(bound * slots * w / total) for m, w in weights.items()}
-    ranked = [
-        sorted(((_score(s, m, w), m) for m, w in weights.items()), reverse=True) for s in range(slots)
-    ]
+    ranked = [sorted(((_score(s, m, w), m) for m, w in weights.items()), reverse=True) for s in range(slots)]
     # Strongest claims first: who must give way to a full member is decided by hash, not by slot number.
     order = sorted(range(slots), key=lambda s: (-ranked[s][0][0], s))
     result: dict[int, str] = {}
