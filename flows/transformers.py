@@ -18,7 +18,5 @@ BUILT_IN: dict[str, Transformer] = {
 
 def transformer(name: str) -> Transformer:
     """The transformer of this name. ConfigError where there is none."""
-    found = BUILT_IN.get(name)
-    if found is None:
-        found = BUILT_IN[name] = registry.load(registry.TRANSFORMER, name)
+    found: Transformer = BUILT_IN.get(name) or registry.load(registry.TRANSFORMER, name)
     return found
