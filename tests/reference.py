@@ -189,7 +189,7 @@ class Dedupe:
 
     @dataclass
     class Grid:
-        """A polled series: its unit and source, the newest timestamp and all that were seen."""
+        """A polled series: its unit and source, the newest timestamp and those that were seen."""
 
         unit: int
         source: str
@@ -205,19 +205,19 @@ class Dedupe:
     def is_double(self, sample: Sample, message: Message, watermark: int) -> bool:
         """Whether it was seen; it is remembered if not."""
         if message.interval and not _ahead(sample.timestamp, message, self.options):
-            series, unit = (sample.name, sample.resource_id), message.interval * SECOND
+            series, unit, time = (sample.name, sample.resource_id), message.interval * SECOND, sample.timestamp
             grid = self.grids.get(series)
             if grid and _forgotten(watermark, grid.newest, self.options.series_ttl):
                 grid = None
-            if grid is None and sample.timestamp % unit == 0:
-                self.grids[series] = self.Grid(unit, sample.source, sample.timestamp, {sample.timestamp})
+            if grid is None and time % unit == 0:
+                self.grids[series] = self.Grid(unit, sample.source, time, {time})
                 return False
-            if grid and sample.source == grid.source and sample.timestamp % grid.unit == 0:
-                if sample.timestamp >= grid.newest - self.options.dedupe_horizon:
-                    if sample.timestamp in grid.seen:
+            if grid and sample.source == grid.source and time % grid.unit == 0:
+                if grid.newest - time <= self.options.dedupe_horizon:
+                    if time in grid.seen:
                         return True
-                    grid.newest = max(grid.newest, sample.timestamp)
-                    grid.seen.add(sample.timestamp)
+                    grid.newest = max(grid.newest, time)
+                    grid.seen.add(time)
                     return False
         bucket = (0 if watermark == MIN_TIME else watermark) // self.bucket_length
         if sample.id in self.buckets and bucket <= self.buckets[sample.id] + 8:
@@ -469,8 +469,6 @@ class Arithmetic(Step):
         sample = row.sample
         if sample.name not in self.meters:
             return []
-        # Without lateness a pane may be expired when it opens: it holds no second row, be that of the same position.
-        out = self.advance(watermark)
         if self.hold:
             self.arrived.append(row)
         if row.interval:
@@ -480,16 +478,17 @@ class Arithmetic(Step):
             period = sample.timestamp // length * length
             end = period + length
         if period not in self.panes:
-            expires = end if watermark == MIN_TIME else max(end, watermark + self.options.lateness)
+            # At least a microsecond: no pane expires where it opens.
+            expires = end if watermark == MIN_TIME else max(end, watermark + max(self.options.lateness, 1))
             self.panes[period] = self.Pane(period, end, expires)
         waiting = self.panes[period].sets.setdefault(sample.resource_id, self.Set())
         if waiting.published:
             self.count("already_published")
-            return out
+            return []
         waiting.rows[sample.name] = waiting.last = row
         if len(waiting.rows) < len(self.meters):
-            return out
-        return out + self._joined(waiting, period)
+            return []
+        return self._joined(waiting, period)
 
     def passed(self, watermark: int) -> int:
         if watermark in (MIN_TIME, MAX_TIME):

@@ -41,8 +41,9 @@ _PUSHED, _MARK = -1, -2
 _PLAIN = ("",) * 90
 _TWISTS = (
     *("double", "double", "double", "same_id", "gauge", "delta", "cumulative", "off_grid", "other_source"),
-    *("nan", "inf", "huge", "minus_huge", "before_1970", "after_2200", "too_far", "ahead", "no_name", "no_resource"),
-    *("bad_type", "no_json", "no_object", "long_metadata", "measured", "measured", "measured_badly", "zone"),
+    *("nan", "inf", "huge", "minus_huge", "before_1970", "after_2200", "too_far", "far", "ahead", "no_name"),
+    *("no_resource", "bad_type", "no_json", "no_object", "long_metadata", "late", "late", "uneven", "uneven"),
+    *("measured", "measured", "measured", "measured", "measured_badly"),
 )
 
 
@@ -78,10 +79,10 @@ def options() -> st.SearchStrategy[Options]:
     """Settings small enough for everything to happen within minutes."""
     return st.builds(
         Options,
-        lateness=st.sampled_from((60, 0, 30, 125)).map(lambda s: s * SECOND),
+        lateness=st.sampled_from((60, 1, 30, 125)).map(lambda s: s * SECOND),
         max_future=st.just(3600 * SECOND),
         max_ahead=st.sampled_from((300, 0)).map(lambda s: s * SECOND),
-        dedupe_horizon=st.sampled_from((3840, 640, 480)).map(lambda s: s * SECOND),
+        dedupe_horizon=st.sampled_from((3840, 240, 80)).map(lambda s: s * SECOND),
         series_ttl=st.sampled_from((4000, 250)).map(lambda s: s * SECOND),
         max_sample_bytes=st.just(200),
         sample_source=st.sampled_from(("openstack", "derived")),
@@ -93,7 +94,7 @@ def logs(draw: st.DrawFn, max_messages: int = 14, *, clean: bool = False) -> lis
     """The log of one partition. Clean: only valid rows, each new, of integer volumes that add up exactly."""
     fewest = draw(st.sampled_from((0, max_messages // 2, max_messages)))
     drawn = draw(st.lists(_messages, min_size=fewest, max_size=max_messages))
-    meters = draw(st.sampled_from((5, 5, 3, 2, 1)))
+    meters, resources = draw(st.sampled_from((5, 5, 3, 2, 2, 1))), draw(st.sampled_from((3, 3, 2, 1)))
     dated = draw(st.sampled_from((True, True, True, False)))
     now, number = START, 0
     before: list[Sample] = []
@@ -109,7 +110,8 @@ def logs(draw: st.DrawFn, max_messages: int = 14, *, clean: bool = False) -> lis
         samples = []
         for spec in specs:
             number += 1
-            sample = _sample(replace(spec, meter=spec.meter % meters), now, interval, number, before, clean=clean)
+            some = replace(spec, meter=spec.meter % meters, resource=spec.resource % resources)
+            sample = _sample(some, now, interval, number, before, clean=clean)
             before.append(sample)
             samples.append(sample)
         out.append(Message(append_time, tuple(samples), interval, polling))
@@ -131,6 +133,7 @@ def _sample(spec: _Spec, now: int, interval: int, number: int, before: Sequence[
         "before_1970": -1,
         "after_2200": TOO_LATE,
         "too_far": now + 3600 * SECOND + 1,
+        "far": now + 3600 * SECOND,
         "ahead": now + (301 + spec.lag) * SECOND,
     }.get(twist, timestamp)
     sample = Sample(
@@ -164,9 +167,10 @@ def _twisted(twist: str, sample: Sample, spec: _Spec, before: Sequence[Sample]) 
         "no_json": {"metadata": "{"},
         "no_object": {"metadata": "[1]"},
         "long_metadata": {"metadata": json.dumps({"k": "x" * 300})},
-        "measured": {"measured_at": sample.timestamp + (spec.volume % 40) * SECOND // 10},
+        "measured": {"measured_at": sample.timestamp + (spec.volume % 9) * 10 * SECOND},
         "measured_badly": {"measured_at": sample.timestamp - spec.lag * SECOND * 3 if spec.lag else 5 * SECOND},
-        "zone": {"timestamp": sample.timestamp + 1},
+        "uneven": {"timestamp": sample.timestamp + 1},
+        "late": {"late": True},
     }
     return changes.get(twist, {})
 
@@ -241,8 +245,8 @@ def steps(draw: st.DrawFn, kinds: Sequence[str] = ()) -> dict[str, Any]:
         target = _target(draw, "name", "unit", "type") | {"expr": draw(st.sampled_from(_EXPRESSIONS))}
         if draw(st.booleans()):
             parameters["interval"] = draw(st.sampled_from((60, 10, 300)))
-        if draw(st.sampled_from((False, False, True))):
-            parameters["hold"] = draw(st.sampled_from((30, 120, 4000)))
+        if draw(st.booleans()):
+            parameters["hold"] = draw(st.sampled_from((30, 60, 120, 300, 4000)))
     elif name == "aggregator":
         target = _target(draw, "name", "unit", "type", "scale", "max")
         _maps(draw, source, target)
@@ -277,14 +281,17 @@ _METERS = (["*"], ["*"], ["*"], ["*", "!io"], ["cpu", "mem"], ["net.*"], ["!cpu"
 
 
 @st.composite
-def pipelines(draw: st.DrawFn, kinds: Sequence[str] = (), max_steps: int = 3) -> dict[str, Any]:
-    """A pipeline.yaml as a mapping: one to three sinks, sources that overlap, some with an interval."""
+def pipelines(
+    draw: st.DrawFn, kinds: Sequence[str] = (), max_steps: int = 3, chain: Sequence[str] = ()
+) -> dict[str, Any]:
+    """A pipeline.yaml as a mapping: one to three sinks, sources that overlap, some with an interval.
+
+    Steps of these kinds, or, in every sink, a chain of these kinds in this order.
+    """
+    some = st.tuples(*(steps((kind,)) for kind in chain)).map(list) if chain else None
+    anything = some or st.lists(steps(kinds), min_size=1 if kinds else 0, max_size=max_steps)
     sinks = [
-        {
-            "name": f"k{number}",
-            "publishers": ["test://"],
-            "transformers": draw(st.lists(steps(kinds), min_size=1 if kinds else 0, max_size=max_steps)) or None,
-        }
+        {"name": f"k{number}", "publishers": ["test://"], "transformers": draw(anything) or None}
         for number in range(draw(st.integers(1, 3)))
     ]
     names = [str(k["name"]) for k in sinks]
@@ -292,8 +299,8 @@ def pipelines(draw: st.DrawFn, kinds: Sequence[str] = (), max_steps: int = 3) ->
         {"name": "s0", "meters": draw(st.sampled_from(_METERS)), "sinks": names},
     ]
     if draw(st.booleans()):
-        some = draw(st.lists(st.sampled_from(names), min_size=1, unique=True))
-        sources.append({"name": "s1", "meters": draw(st.sampled_from(_METERS)), "sinks": some})
+        chosen = draw(st.lists(st.sampled_from(names), min_size=1, unique=True))
+        sources.append({"name": "s1", "meters": draw(st.sampled_from(_METERS)), "sinks": chosen})
     for source in sources:
         interval = draw(st.sampled_from((None, None, 60, 600, 10)))
         if interval:

@@ -29,6 +29,17 @@ COUNTED = (
 )
 """Reasons under which the stage and the reference must count the same."""
 
+CHAINS = (
+    ("aggregator", "aggregator"),
+    ("aggregator", "arithmetic"),
+    ("arithmetic", "aggregator"),
+    ("accumulator", "aggregator", "rate_of_change"),
+    ("accumulator", "arithmetic", "accumulator"),
+    ("unit_conversion", "rate_of_change", "aggregator"),
+    ("aggregator", "delta", "accumulator"),
+)
+"""Where one step's watermark decides what the next one does."""
+
 
 def assert_same(want: Result, got: Result) -> None:
     """The same samples from the same sinks, and the same losses."""
@@ -88,11 +99,11 @@ def test_each_transformer(kind: str, data: st.DataObject) -> None:
     assert_same(run_reference(text, settings, log), run_stage(text, settings, log, sizes))
 
 
-@pytest.mark.parametrize("kinds", [("aggregator", "arithmetic"), ("aggregator", "accumulator", "rate_of_change")])
+@pytest.mark.parametrize("chain", CHAINS, ids="-".join)
 @given(data=st.data())
-def test_chains_of_windows(kinds: tuple[str, ...], data: st.DataObject) -> None:
-    """Steps that hold samples back, behind one another: each sees the watermark that the one before it passes on."""
-    text = pipeline_text(data.draw(pipelines(kinds=kinds)))
+def test_chains(chain: tuple[str, ...], data: st.DataObject) -> None:
+    """Steps that hold samples back, behind one another: each hears the watermark that the one before it passes on."""
+    text = pipeline_text(data.draw(pipelines(chain=chain)))
     log, settings, sizes = data.draw(logs()), data.draw(options()), data.draw(cuts())
 
     assert_same(run_reference(text, settings, log), run_stage(text, settings, log, sizes))
