@@ -13,9 +13,15 @@ def run_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def kafka(run_folder):
-    """The address of a Kafka broker. Use a topic prefix of your own, and leave it running."""
+def kafka_addresses(run_folder):
+    """The addresses of a Kafka broker: for everybody, and for those with a password."""
     from tests.servers.kafka import for_all
 
-    with for_all(run_folder) as address:
-        yield address
+    with for_all(run_folder) as addresses:
+        yield addresses
+
+
+@pytest.fixture(scope="session")
+def kafka(kafka_addresses):
+    """The address of a Kafka broker. Use a topic prefix of your own, and leave it running."""
+    return kafka_addresses[0]

@@ -40,10 +40,6 @@ class Consumer(Protocol):
         """Up to `limit` messages, of one or several partitions, each partition in order; waits up to `timeout` seconds for the first."""
         ...
 
-    def lag(self) -> int:
-        """How many messages are still to be read, as far as is known without asking a server."""
-        ...
-
     def close(self) -> None:
         """Give back what it holds."""
         ...

@@ -151,13 +151,6 @@ class EmbeddedConsumer:
             self._seen = version
         return messages
 
-    def lag(self) -> int:
-        """How many messages are still to be read."""
-        with translated(self._path):
-            (raw,) = self._db.execute("SELECT ends FROM topic WHERE id = ?", (self._number,)).fetchone()
-        ends = vector(raw)
-        return sum(max(0, ends[p] - offset) for p, offset in self.offsets.items())
-
     def _miss(self, count: int) -> None:
         self.missed += count
         Counts("log").dropped(count, "expired")

@@ -49,6 +49,8 @@ _MOVING = {
 """A partition that was just made, or whose leader is changing: ask again."""
 _QUEUE_KBYTES = 65_536
 _GRACE = 5.0
+_LOOK = 10.0
+"""Seconds for a question; whoever asks has other things to do."""
 
 
 @dataclass(frozen=True)
@@ -341,9 +343,10 @@ class KafkaLog:
     def _edges(self, topic: str, which: OffsetSpec) -> list[int]:
         name = self._topic(topic)
         wanted = {TopicPartition(name, p): which for p in range(self._count)}
-        deadline = time.monotonic() + self._options.timeout
+        wait = min(_LOOK, self._options.timeout)
+        deadline = time.monotonic() + wait
         while True:
-            found = self._asked(self._admin.list_offsets(wanted, request_timeout=self._options.timeout))
+            found = self._asked(self._admin.list_offsets(wanted, request_timeout=wait))
             moving = any(isinstance(r, KafkaException) and r.args[0].code() in _MOVING for r in found.values())
             if not moving or time.monotonic() > deadline:
                 return [int(self._good(found[place]).offset) for place in wanted]

@@ -20,6 +20,8 @@ logger = logging.getLogger("nephoscope.topics.kafka")
 _FIRST_LOOK = 5.0
 """Seconds that a poll may wait for the brokers to say whether there is anything, even where it is to wait for no message."""
 _AWAY_PAUSE = 0.1
+_PATIENCE = 3.0
+"""Seconds without any broker after which a poll says so."""
 
 _REFUSED = {
     KafkaError.MSG_SIZE_TOO_LARGE,
@@ -62,8 +64,7 @@ class KafkaConsumer:
 
     `offsets`: the next offset of each partition. `missed`: how many messages retention had removed before they were read.
 
-    Guarantee: in each partition's order, none left out but those that are gone, which are logged with their range and counted. While
-    the brokers are away it finds nothing, and goes on when they are back.
+    Guarantee: in each partition's order, none left out but those that are gone, which are logged with their range and counted.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class KafkaConsumer:
         self.missed = 0
         self._topic = topic
         self._begin = begin
-        self._away = False
+        self._away_since: float | None = None
         self._warned = False
         self._places = {p: TopicPartition(topic, p) for p in offsets}
         self._unread = set(offsets)
@@ -83,7 +84,8 @@ class KafkaConsumer:
                 self._client.assign([TopicPartition(topic, p, o) for p, o in offsets.items()])
 
     def _on_error(self, error: KafkaError) -> None:
-        self._away = error.code() == KafkaError._ALL_BROKERS_DOWN or self._away  # noqa: SLF001
+        if error.code() == KafkaError._ALL_BROKERS_DOWN and self._away_since is None:  # noqa: SLF001
+            self._away_since = time.monotonic()
         Counts("log").failed("kafka")
         logger.warning("reading %s: %s", self._topic, error.str())
 
@@ -91,6 +93,7 @@ class KafkaConsumer:
         """Up to `limit` messages of those that were fetched ahead; waits up to `timeout` seconds for the first.
 
         What the brokers have, but have not sent yet, is waited for, for a few seconds at most and only while they can be reached.
+        Unavailable where they cannot for longer than a moment; they are not given up, but a new consumer knows sooner that they are back.
         """
         started = time.monotonic()
         if not self.offsets:
@@ -98,25 +101,20 @@ class KafkaConsumer:
             return []
         while True:
             # A batch call would wait until it has as many as it may: only what is here already.
-            received = self._client.consume(limit, 0)
-            messages = self._accepted(received)
+            messages = self._accepted(self._client.consume(limit, 0))
             if messages:
-                self._away = False
                 return messages
-            wait = timeout if self._away or not self._behind() else max(timeout, _FIRST_LOOK)
-            left = started + wait - time.monotonic()
+            now = time.monotonic()
+            if self._away_since is not None and now - self._away_since > _PATIENCE:
+                raise Unavailable(f"no broker to read {self._topic} from")
+            wait = timeout if self._away_since is not None or not self._behind() else max(timeout, _FIRST_LOOK)
+            left = started + wait - now
             if left <= 0:
                 return []
             one = self._client.poll(min(left, _AWAY_PAUSE))
-            if one is not None:
-                messages = self._accepted([one])
-                if messages:
-                    self._away = False
-                    return messages + (self._accepted(self._client.consume(limit - 1, 0)) if limit > 1 else [])
-
-    def lag(self) -> int:
-        """How many messages are still to be read, as far as the brokers have said."""
-        return sum(max(0, self._end(p) - offset) for p, offset in self.offsets.items())
+            messages = self._accepted([one]) if one is not None else []
+            if messages:
+                return messages + (self._accepted(self._client.consume(limit - 1, 0)) if limit > 1 else [])
 
     def _end(self, partition: int) -> int:
         """The partition's end as the last answer to a fetch told it; negative: none has."""
@@ -157,6 +155,8 @@ class KafkaConsumer:
             messages.append(Message(partition, offset, max(moment, 0) * 1000, value or b"", key or b""))
             offsets[partition] = offset + 1
             self._unread.add(partition)
+        if messages:
+            self._away_since = None
         return messages
 
     def _faulty(self, one: Received, error: KafkaError) -> None:

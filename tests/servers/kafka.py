@@ -9,21 +9,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from confluent_kafka.admin import AdminClient
 
-from tests.servers import JAVA_FLAGS, Server, free_port, jars, java, missing, shared
+from tests.servers import JAVA_FLAGS, Server, free_port, jars, java, shared
 
+USER, PASSWORD = "nephoscope", "correct-horse"
+"""Who may use the listener with SASL/PLAIN."""
 _JARS = ("org.apache.kafka:kafka_2.13:4.3.1", "org.apache.logging.log4j:log4j-slf4j-impl:2.25.4")
 _PROPERTIES = """\
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+listeners=PLAINTEXT://127.0.0.1:{port},SASL_PLAINTEXT://127.0.0.1:{sasl},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL_PLAINTEXT://127.0.0.1:{sasl}
+sasl.enabled.mechanisms=PLAIN
+listener.name.sasl_plaintext.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_{user}="{password}";
 controller.listener.names=CONTROLLER
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT
 log.dirs={folder}/data
 num.partitions=1
-auto.create.topics.enable={auto_create}
+auto.create.topics.enable=true
 offsets.topic.num.partitions=1
 offsets.topic.replication.factor=1
 transaction.state.log.replication.factor=1
@@ -42,15 +48,17 @@ log.initial.task.delay.ms=500
 class Kafka:
     """A broker at `address`, which can be killed and started again on its data."""
 
-    def __init__(self, folder: Path, *, auto_create: bool = False) -> None:
+    def __init__(self, folder: Path) -> None:
         self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
+        sasl = free_port()
+        self.sasl_address = f"127.0.0.1:{sasl}"
         program, lib = java(), jars("kafka-4.3.1", *_JARS)
         environment = {"CLASSPATH": f"{lib}/*"}
         properties = folder / "server.properties"
         properties.write_text(
             _PROPERTIES.format(
-                port=self.port, controller=free_port(), folder=folder, auto_create=str(auto_create).lower()
+                port=self.port, sasl=sasl, controller=free_port(), folder=folder, user=USER, password=PASSWORD
             )
         )
         cluster = base64.urlsafe_b64encode(os.urandom(16)).decode().rstrip("=")
@@ -63,7 +71,7 @@ class Kafka:
             check=False,
         )
         if formatted.returncode:
-            missing(f"Kafka's storage could not be made:\n{formatted.stdout}{formatted.stderr}")
+            pytest.fail(f"Kafka's storage could not be made:\n{formatted.stdout}{formatted.stderr}")
         self._server = Server(folder, [*flags, "kafka.Kafka", str(properties)], environment)
 
     @property
@@ -110,13 +118,13 @@ def running(folder: Path) -> Iterator[Kafka]:
 
 
 @contextmanager
-def for_all(base: Path) -> Iterator[str]:
-    """The address of the broker that a test run shares."""
+def for_all(base: Path) -> Iterator[tuple[str, str]]:
+    """The addresses of the broker that a test run shares: for everybody, and for those with a password."""
 
     def start(folder: Path) -> tuple[int, dict[str, str]]:
         kafka = Kafka(folder)
         kafka.start()
-        return kafka.disown(), {"address": kafka.address}
+        return kafka.disown(), {"address": kafka.address, "sasl_address": kafka.sasl_address}
 
     with shared(base, "kafka", start) as facts:
-        yield facts["address"]
+        yield facts["address"], facts["sasl_address"]

@@ -77,22 +77,6 @@ def test_append_times_are_the_logs_and_never_fall_in_a_partition(log):
     assert before - 1000 <= moments[0] <= moments[-1] <= times.now()
 
 
-def test_what_is_still_to_be_read_is_known(log):
-    log.append(SAMPLES, [Record(i % 2, b"%d" % i) for i in range(10)])
-    consumer = log.consumer(SAMPLES, {0: 2, 1: 0})
-    assert [m.offset for m in consumer.poll(1)] in ([0], [2])
-    while consumer.poll(3):
-        pass
-    assert consumer.lag() == 0
-
-    log.append(SAMPLES, [Record(i % 3, b"%d" % i) for i in range(9)])
-    seen = 0
-    while seen < 6:
-        seen += len(consumer.poll(1, timeout=5))
-        assert consumer.lag() <= 6 - seen
-    consumer.close()
-
-
 def test_a_waiting_consumer_wakes_up(log):
     consumer = log.consumer(SAMPLES, {0: 0})
     started = time.monotonic()
