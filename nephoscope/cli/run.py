@@ -38,13 +38,21 @@ def run(
     seconds: Annotated[
         float | None, typer.Option("--for", metavar="SECONDS", help="Stop after so long.", show_default=False)
     ] = None,
+    kafka: Annotated[
+        str | None,
+        typer.Option(
+            "--kafka", metavar="HOST:PORT[,…]", help="Through Kafka instead of the embedded log.", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Poll this host, run the pipeline over its samples, store the result and show it.
 
-    Ctrl-C or SIGTERM stops it; the next start goes on where it was.
+    Ctrl-C or SIGTERM stops it; the next start goes on where it was. `--kafka` stands for --set log.url=kafka://…
 
     Example: nephoscope run --set state_dir=/tmp/demo
     """
+    if kafka:
+        overrides = [*(overrides or ()), f"log.url=kafka://{kafka}"]
     settings = settings_of(config, overrides)
     with _alone(settings), _stop_requested() as stop:
         # Made here, so that the children find them and cannot race for it.

@@ -160,7 +160,7 @@ def test_a_message_of_the_greatest_size_goes_through_and_a_larger_one_is_refused
 
 
 def test_nobody_there_is_unavailable(prefix, opened):
-    with pytest.raises(Unavailable, match="127.0.0.1"):
+    with pytest.raises(Unavailable, match=r"127\.0\.0\.1"):
         opened(f"127.0.0.1:{free_port()}", 4, prefix=prefix, timeout=1.0)
 
 
@@ -188,7 +188,7 @@ def test_a_password_opens_the_log_and_is_told_to_nobody(kafka_addresses, prefix,
     assert PASSWORD not in repr(good) + repr(log.__dict__["_options"]) + caplog.text
 
     bad = settings(**{**flags, "log__kafka__timeout": "1", "log__kafka__sasl_password": "wrong-horse"})
-    with pytest.raises(Unavailable, match="(?i)authentication") as told:
+    with pytest.raises(Unavailable, match=r"[Aa]uthentication") as told:
         open_log(bad)
     assert "wrong-horse" not in str(told.value) + caplog.text
 
