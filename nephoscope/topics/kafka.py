@@ -25,7 +25,7 @@ from nephoscope.metrics import Counts
 from nephoscope.partition import PARTITIONS
 from nephoscope.settings import KafkaSettings, Settings
 from nephoscope.topics import TOPICS, Record
-from nephoscope.topics.kafka_reader import KafkaConsumer, logger, ours, translated
+from nephoscope.topics.kafka_reader import KafkaConsumer, client_logger, ours, translated
 
 _T = TypeVar("_T")
 _OURS = {
@@ -41,8 +41,10 @@ _OURS = {
 }
 """What the guarantees rest on, and log.url."""
 _MOVING = {
+    KafkaError.FENCED_LEADER_EPOCH,
     KafkaError.LEADER_NOT_AVAILABLE,
     KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.UNKNOWN_LEADER_EPOCH,
     KafkaError.UNKNOWN_TOPIC_OR_PART,
     KafkaError._TIMED_OUT,  # noqa: SLF001 - the names of librdkafka's own errors begin so
 }
@@ -129,7 +131,7 @@ class KafkaLog:
             raise TopicError(f"a topic has at least 1 partition, not {partitions}")
         with translated("log.kafka"):
             callbacks: dict[str, Any] = {"error_cb": self._on_error}
-            self._admin = AdminClient({**self._base, **callbacks}, logger=logger)
+            self._admin = AdminClient({**self._base, **callbacks}, logger=client_logger)
         self._prepare()
 
     def _on_error(self, error: KafkaError) -> None:
@@ -291,7 +293,7 @@ class KafkaLog:
                     "message.timeout.ms": str(int(self._options.timeout * 1000)),
                     "error_cb": self._on_error,
                 },
-                logger=logger,
+                logger=client_logger,
             )
             return self._producer
 
@@ -351,6 +353,9 @@ class KafkaLog:
             if not moving or time.monotonic() > deadline:
                 return [int(self._good(found[place]).offset) for place in wanted]
             time.sleep(0.05)
+            # Nothing else makes this client forget who led a partition before.
+            with translated(f"Kafka at {self.servers}", lambda: self._said):
+                self._admin.list_topics(timeout=wait)
 
     def close(self) -> None:
         """Close the connections of those who append. Consumers are closed by themselves."""

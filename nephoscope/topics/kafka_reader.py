@@ -16,12 +16,33 @@ from nephoscope.metrics import Counts
 from nephoscope.topics import Message
 
 logger = logging.getLogger("nephoscope.topics.kafka")
+client_logger = logger.getChild("client")
+"""What librdkafka has to say of itself: each kind of it once a minute."""
 
 _FIRST_LOOK = 5.0
 """Seconds that a poll may wait for the brokers to say whether there is anything, even where it is to wait for no message."""
 _AWAY_PAUSE = 0.1
 _PATIENCE = 3.0
 """Seconds without any broker after which a poll says so."""
+
+
+class _Seldom(logging.Filter):
+    """Lets a line pass if none began with the same word for a minute: a broker that is away is tried many times a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the line is told."""
+        word, now = str(record.msg).partition(" ")[0], time.monotonic()
+        if now - self._last.get(word, float("-inf")) < 60.0:
+            return False
+        self._last[word] = now
+        return True
+
+
+client_logger.addFilter(_Seldom())
 
 _REFUSED = {
     KafkaError.MSG_SIZE_TOO_LARGE,
@@ -39,6 +60,7 @@ _REFUSED = {
     KafkaError._INVALID_ARG,  # noqa: SLF001 - the names of librdkafka's own errors begin so
 }
 """Where trying again is of no use."""
+_NO_ANSWER = {KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN}  # noqa: SLF001
 _EXPIRED = {KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET}  # noqa: SLF001
 
 
@@ -55,7 +77,7 @@ def translated(what: str, last: Callable[[], str] = str) -> Iterator[None]:
         yield
     except KafkaException as error:
         found = ours(error.args[0], what)
-        said = last()
+        said = last() if error.args[0].code() in _NO_ANSWER else ""
         raise type(found)(f"{found}{f' ({said})' if said else ''}") from None
 
 
@@ -79,15 +101,18 @@ class KafkaConsumer:
         self._places = {p: TopicPartition(topic, p) for p in offsets}
         self._unread = set(offsets)
         with translated("no consumer"):
-            self._client = Consumer({**configuration, "error_cb": self._on_error}, logger=logger)
+            self._client = Consumer({**configuration, "error_cb": self._on_error}, logger=client_logger)
             if offsets:
                 self._client.assign([TopicPartition(topic, p, o) for p, o in offsets.items()])
 
     def _on_error(self, error: KafkaError) -> None:
         if error.code() == KafkaError._ALL_BROKERS_DOWN and self._away_since is None:  # noqa: SLF001
             self._away_since = time.monotonic()
+        self._fault(error)
+
+    def _fault(self, error: KafkaError) -> None:
         Counts("log").failed("kafka")
-        logger.warning("reading %s: %s", self._topic, error.str())
+        client_logger.warning("READ %s: %s", self._topic, error.str())
 
     def poll(self, limit: int = 1000, timeout: float = 0.0) -> list[Message]:
         """Up to `limit` messages of those that were fetched ahead; waits up to `timeout` seconds for the first.
@@ -165,8 +190,7 @@ class KafkaConsumer:
         elif error.code() in _REFUSED or error.fatal():
             raise TopicError(f"reading {self._topic}: {error.str()}")
         else:
-            Counts("log").failed("kafka")
-            logger.warning("reading %s: %s", self._topic, error.str())
+            self._fault(error)
 
     def _resume(self, partition: int) -> None:
         """Go on at the oldest message kept, and say what is missing."""
