@@ -40,6 +40,11 @@ class Arithmetic:
         """What the columns of open sets stand for: sets of another shape cannot be gone on with."""
         return self.meters, self.attributed
 
+    @property
+    def patience(self) -> int:
+        """How long a pane lives at least; never 0, so that none expires where it opens."""
+        return max(self.lateness, 1)
+
     def span_of(self, meter: str) -> int:
         """The period of a meter's samples that are not polled, in microseconds."""
         return (self.step_interval or self.sink.interval(meter) or DEFAULT_JOIN_INTERVAL) * SECOND
@@ -96,7 +101,7 @@ def arithmetic(
         # The usual case: one period, all of it before the next moment that anything expires at.
         work.watermark = np.broadcast_to(np.int64(constant), len(rows))
         work.end = time[:1] + 1
-        work.expiry = np.maximum(work.end, MIN_TIME if constant <= MIN_TIME else constant + program.lateness)
+        work.expiry = np.maximum(work.end, MIN_TIME if constant <= MIN_TIME else constant + program.patience)
         due = min((p.expiry for p in state.panes.values()), default=MAX_TIME)
         if constant < due and constant < work.expiry[0]:
             work.add_to_pane(int(time[0]), np.arange(len(rows)))
@@ -113,7 +118,7 @@ def arithmetic(
         period = np.where(polled, time, start)
         end = np.where(polled, time + 1, start + span)
     watermark = np.ascontiguousarray(marks.at(rows.position))
-    expiry = np.maximum(end, np.where(watermark <= MIN_TIME, MIN_TIME, watermark + program.lateness))
+    expiry = np.maximum(end, np.where(watermark <= MIN_TIME, MIN_TIME, watermark + program.patience))
     work.period, work.end, work.expiry, work.watermark = period, end, expiry, watermark
     done, n = 0, len(rows)
     while True:

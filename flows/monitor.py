@@ -104,17 +104,19 @@ class Monitor:
 
     def read(self, partition: int, offset: int, append_time: int) -> None:
         """A partition has been read up to here."""
-        self._moments.setdefault(partition, append_time)
-        if not self._alone:
-            self._offsets[partition] = offset
+        if self._alone:
+            self._moments.setdefault(partition, append_time)
+        else:
+            self._offsets[partition], self._moments[partition] = offset, append_time
 
     def published(self, outputs: Sequence[Output]) -> None:
         """These went where they belong."""
+        if not self._alone:
+            return
         for output in outputs:
             if output.at is not None:
                 partition, offset, watermark = output.at
-                if self._alone:
-                    self._offsets[partition] = offset
+                self._offsets[partition] = offset
                 if watermark != MIN_TIME:
                     self._moments[partition] = watermark + self._lateness
 

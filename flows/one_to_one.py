@@ -62,11 +62,13 @@ class SeriesState:
         limit = np.full(size, MAX_TIME)
         limit[slots] = before[keys & (MAX_STEPS - 1)]
         dead = self.columns["time"][:size] < limit
+        # A slot without a time never had an accepted sample: nothing is forgotten with it.
+        known = int(np.count_nonzero(dead & (self.columns["time"][:size] != NEVER)))
         self.index.release(dead)
         gone = np.flatnonzero(dead)
         self.columns.clear(gone)
         self.dropped(gone)
-        return len(keys) - len(self.index)
+        return known
 
     def dropped(self, slots: I64) -> None:
         """Called with the slots that were forgotten."""

@@ -163,7 +163,7 @@ def _call(plan: Plan, state: State, group: list[Arrival], out: Output, *, exact:
     appended: Any = group[0].message.append_time
     if any(a.message.append_time != appended for a in group):
         appended = np.repeat([a.message.append_time for a in group], lengths)
-    bad = refused(plan.options, layout, rows, appended)
+    bad = refused(plan.options, layout, rows, appended, state.caches)
     ahead = _ahead(plan, rows, appended)
     if bad:
         keep = np.ones(n, bool)

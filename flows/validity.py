@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 
@@ -15,8 +16,11 @@ if TYPE_CHECKING:
     from flows.layout import Layout
 
 
-def refused(options: Options, layout: Layout, rows: Rows, appended: Any) -> dict[int, str]:
-    """Reason by row; empty where all is well. `appended`: microseconds, one or one a row; 0: unknown."""
+def refused(options: Options, layout: Layout, rows: Rows, appended: Any, caches: dict[Any, Any]) -> dict[int, str]:
+    """Reason by row; empty where all is well. `appended`: microseconds, one or one a row; 0: unknown.
+
+    `caches` remembers, by a dictionary's content, which of its texts are no metadata.
+    """
     bad: dict[int, str] = {}
 
     def mark(mask: Bools, reason: str) -> None:
@@ -34,28 +38,28 @@ def refused(options: Options, layout: Layout, rows: Rows, appended: Any) -> dict
         mark(~finite, "volume")
     for mask, reason in layout.malformed:
         mark(mask, reason)
-    words = rows.block.dictionary("resource_metadata")
-    wrong = not_objects(words, options.max_sample_bytes)
-    if wrong.any():
-        mark(wrong[rows.block.codes("resource_metadata")], "metadata")
+    key = "metadata", rows.block.key("resource_metadata")
+    if key not in caches:
+        if len(caches) >= 256:
+            caches.pop(next(iter(caches)))
+        wrong = not_objects(rows.block.dictionary("resource_metadata"), options.max_sample_bytes)
+        caches[key] = wrong if wrong.any() else None
+    if caches[key] is not None:
+        mark(caches[key][rows.block.codes("resource_metadata")], "metadata")
     return bad
 
 
-_OPEN, _CLOSE = ord("{"), ord("}")
+_parse = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def not_objects(words: pa.Array, limit: int) -> Bools:
-    """Which strings do not look like a JSON object, or are too long. Whoever parses one checks the rest."""
-    _, offsets, data = words.buffers()
-    ends = np.frombuffer(offsets, np.int32)[words.offset : words.offset + len(words) + 1]
-    length = np.diff(ends)
-    if data is None:
-        return length < 2
-    raw = np.frombuffer(data, np.uint8)
-    short = length < 2
-    if short.any():
-        first, last = np.where(short, 0, ends[:-1]), np.where(short, 0, ends[1:] - 1)
-    else:
-        first, last = ends[:-1], ends[1:] - 1
-    wrong: Bools = short | (length > limit) | (raw.take(first) != _OPEN) | (raw.take(last) != _CLOSE)
-    return wrong
+    """Which strings are not the text of a JSON object, or are too long."""
+    out = np.zeros(len(words), bool)
+    for i, word in enumerate(words.to_pylist()):
+        try:
+            out[i] = len(word) > limit or len(word.encode()) > limit
+            if not out[i]:
+                _parse(word)
+        except (msgspec.MsgspecError, UnicodeEncodeError, RecursionError):
+            out[i] = True
+    return out

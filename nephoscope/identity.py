@@ -76,7 +76,7 @@ def mix(hi: U64, lo: U64, key_hi: Any, key_lo: Any) -> tuple[U64, U64]:
 
 @lru_cache(maxsize=4096)
 def base_key(parts: tuple[str | int, ...]) -> tuple[np.uint64, np.uint64]:
-    """The key of what makes a sample beside its resource and time: ('polled', source, meter), ('arithmetic', sink, step)."""
+    """The key of what makes a sample beside its resource and time: ('polled', source, meter), ('join', sink, step)."""
     hi, lo = digest(*parts)
     return np.uint64(hi), np.uint64(lo)
 

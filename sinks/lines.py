@@ -14,6 +14,12 @@ from nephoscope.times import NEVER, format_time
 _encode = msgspec.json.Encoder().encode
 
 
+def _one_line(metadata: str) -> bytes:
+    """The metadata's text, which may hold line breaks between its members."""
+    raw = metadata.encode()
+    return msgspec.json.format(raw, indent=-1) if b"\n" in raw or b"\r" in raw else raw
+
+
 def json_lines(rows: pa.RecordBatch) -> list[bytes]:
     """A line for each sample, its end included: nephoscope.sample's own form, the metadata as it came."""
     out = []
@@ -28,7 +34,7 @@ def json_lines(rows: pa.RecordBatch) -> list[bytes]:
             "project_id": sample.project_id or None,
             "resource_id": sample.resource_id,
             "timestamp": format_time(sample.timestamp),
-            "resource_metadata": msgspec.Raw(sample.metadata.encode()),
+            "resource_metadata": msgspec.Raw(_one_line(sample.metadata)),
             "source": sample.source,
         }
         if sample.measured_at != NEVER:
