@@ -84,7 +84,9 @@ class SQLStore:
         some = batches(rows)
         if not some:
             return Written()
-        with self._lock, _translated():
+        with self._lock, _translated(writing=True):
+            if self._closed:
+                raise Unavailable("the store is closed")
             return self._writer.write(some)
 
     def expire(self, before: int, progress: Callable[[Expiry], None] | None = None) -> Expiry:
@@ -200,7 +202,7 @@ class SQLStore:
         """A cursor in a transaction of its own: everything read through it is of one moment."""
         with _translated():
             if self._closed:
-                raise StoreError("the store is closed")
+                raise Unavailable("the store is closed")
             try:
                 connection = self._readers.get_nowait()
             except queue.Empty:
@@ -260,11 +262,16 @@ def _checked(url: str) -> URL:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
-    """The driver's errors as ours."""
+def _translated(*, writing: bool = False) -> Iterator[None]:
+    """The driver's errors as ours. While writing, only what is wrong with the rows themselves is final.
+
+    A table that is missing or a damaged file is no fault of the samples: they wait until it is mended.
+    """
     try:
         yield
     except sqlite3.Error as error:
         text = str(error)
         away = isinstance(error, sqlite3.OperationalError) and any(word in text.lower() for word in _AWAY)
+        if writing:
+            away = away or type(error) in {sqlite3.OperationalError, sqlite3.DatabaseError}
         raise (Unavailable if away else StoreError)(f"SQLite: {text}") from error

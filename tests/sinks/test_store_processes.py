@@ -185,8 +185,18 @@ def test_a_missing_index_is_found(store):
     assert [p.message for p in store.check()] == ["record_tie is missing"]
 
 
+def test_a_broken_file_refuses_no_sample_for_good(store):
+    """A StoreError would send them to the dead letters, one by one."""
+    store._connection.execute("DROP TABLE record")
+
+    with pytest.raises(Unavailable):
+        store.write(rows(polled()))
+
+
 def test_a_closed_store_says_so(store):
     store.close()
 
-    with pytest.raises(StoreError, match="closed"):
+    with pytest.raises(Unavailable, match="closed"):
         store.resources(ListQuery())
+    with pytest.raises(Unavailable, match="closed"):
+        store.write(rows(polled()))
