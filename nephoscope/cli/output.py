@@ -63,7 +63,7 @@ def rows(columns: Sequence[str], lines: Iterable[Mapping[str, Any]], *, as_json:
                 overflow="ellipsis",
                 no_wrap=True,
                 # What is typed into the next command is shown as a whole.
-                min_width=9 if column == "letter" else None,
+                min_width={"letter": 9, "time": 19, "size": 7}.get(column),
             )
         for line in lines:
             table.add_row(*(_plain(line.get(c)) for c in columns))

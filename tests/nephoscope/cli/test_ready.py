@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import sqlite3
@@ -10,6 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -104,6 +106,13 @@ def counted(port):
     return {name: float(value) for name, _, value in (li.rpartition(" ") for li in lines if not li.startswith("#"))}
 
 
+def undocumented(port):
+    """Names on /metrics that docs/metrics.md does not have; those of the process itself are Prometheus' own."""
+    text = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text()
+    names = {name.partition("{")[0] for name in counted(port) if name.startswith("nephoscope_")}
+    return {n for n in names if n not in text and not re.search(r"_(received|sent|dropped|errors)_total$", n)}
+
+
 def pushed(tmp_path, seconds):
     """Push a sample of each of 8 resources for each of these seconds."""
     log = EmbeddedLog(tmp_path / "state" / "log.db", 4)
@@ -162,6 +171,7 @@ def test_a_store_that_is_away_is_told_and_nothing_is_lost(start, tmp_path, port)
     assert numbers["nephoscope_dead_letters_sent_total"] == 1
     assert numbers["nephoscope_flow_lag_messages"] == numbers["nephoscope_flow_lag_seconds"] == 0
     assert numbers["nephoscope_flow_partitions"] == 4
+    assert undocumented(port) == set()
     flow.send_signal(signal.SIGTERM)
     assert flow.wait(PATIENCE) == 0
     said = flow.stdout.read()
@@ -194,6 +204,7 @@ def test_an_agent_answers_on_the_next_port(start, tmp_path, port):
 
     ready(port + 1, agent, lambda r: r["ready"] and r["parts"]["log"]["backlog"] == 0)
     numbers = counted(port + 1)
+    assert undocumented(port + 1) == set()
     assert numbers["nephoscope_agent_sent_total"] > 0
     assert numbers['nephoscope_agent_errors_total{reason="log"}'] > 0
     agent.send_signal(signal.SIGTERM)
