@@ -156,10 +156,16 @@ def test_metadata_of_a_megabyte_and_odd_keys_comes_back_as_it_went_in(store):
     assert by_id(store.each_sample()) == by_id(samples)
 
 
-def test_odd_numbers_come_back_bit_for_bit(store):
-    volumes = [0.0, -0.0, 5e-324, 1.7976931348623157e308, 0.1, 2**53 + 1.0]
-    measured = [NEVER, NEVER + 1, 2**63 - 1, 0, START + 2**31 * 1000, START - 2**31]
-    samples = [polled(f"m{n}", volume=v, measured_at=m) for n, (v, m) in enumerate(zip(volumes, measured, strict=True))]
+@pytest.mark.parametrize("together", [True, False])
+def test_odd_numbers_come_back_bit_for_bit(store, together):
+    """In one record, whose form must have room for all of them, and in one each."""
+    volumes = [0.0, -0.0, 5e-324, 1.7976931348623157e308, 0.1, 2**53 + 1.0, 1.0, 1.0]
+    near = 2**31
+    measured = [NEVER, NEVER + 1, 2**63 - 1, 0, START + near - 1, START + near, START - near, START - near + 1]
+    samples = [
+        polled(f"m{n}", "r" if together else f"r{n}", volume=v, measured_at=m)
+        for n, (v, m) in enumerate(zip(volumes, measured, strict=True))
+    ]
     store.write(rows(*samples))
 
     got = by_id(store.each_sample())
