@@ -72,6 +72,35 @@ def test_sections_by_variable_and_flag():
     assert found.database.metering_time_to_live == 60
 
 
+def test_sections_within_sections_and_mappings(tmp_path):
+    file = written(
+        tmp_path,
+        "log:\n  kafka:\n    replication: 3\n    sasl_password: ${env:SECRET}\n"
+        "    options: {client.rack: '${env:RACK}', log_level: 3, socket.keepalive.enable: true}\n",
+    )
+    variables = {"SECRET": "hush", "RACK": "b2", "NEPHOSCOPE_LOG__KAFKA__TIMEOUT": "9"}
+
+    kafka = load_settings(file, environment=variables).log.kafka
+
+    assert (kafka.replication, kafka.timeout, kafka.sasl_password.get_secret_value()) == (3, 9, "hush")
+    assert kafka.options == {"client.rack": "b2", "log_level": "3", "socket.keepalive.enable": "true"}
+    assert "hush" not in repr(kafka)
+    given = {"NEPHOSCOPE_LOG__KAFKA__OPTIONS": "client.rack=a1,log_level=2"}
+    assert load_settings(environment=given).log.kafka.options == {"client.rack": "a1", "log_level": "2"}
+
+
+def test_what_is_wrong_within_a_section_is_found_at_its_line(tmp_path):
+    text = "log:\n  kafka:\n    replicas: 3\n    timeout: soon\n    options: {a: [1]}\n"
+    with pytest.raises(ConfigError) as told:
+        load_settings(written(tmp_path, text), environment={})
+
+    found = {p.field: p for p in told.value.problems}
+    assert found["log.kafka.replicas"].line == 3
+    assert "replication" in found["log.kafka.replicas"].hint
+    assert found["log.kafka.timeout"].line == 4
+    assert found["log.kafka.options"].line == 5
+
+
 @pytest.mark.parametrize(
     "text",
     [
