@@ -104,6 +104,7 @@ def arithmetic(
         work.expiry = np.maximum(work.end, MIN_TIME if constant <= MIN_TIME else constant + program.patience)
         due = min((p.expiry for p in state.panes.values()), default=MAX_TIME)
         if constant < due and constant < work.expiry[0]:
+            work.in_order = True
             work.add_to_pane(int(time[0]), np.arange(len(rows)))
             due = min((p.expiry for p in state.panes.values()), default=MAX_TIME)
             if marks.last >= due:
@@ -168,10 +169,14 @@ class _Work:
         self.watermark: I64
         self.memo: dict[str, Any]
         self.touched: set[int] = set()
+        self.in_order = False
+        """Whether what is published lies in log order already."""
 
     def result(self) -> Rows:
         """What was published, in order; open sets no longer refer to this call."""
         self.keep()
+        if len(self.out) == 1 and self.in_order:
+            return self.out[0]
         return join_rows([*self.out, self.rows.take(slice(0, 0))], self.strings, [*self.causes, self.rows.at[:0]])
 
     def add(self, start: int, stop: int) -> None:
@@ -197,7 +202,7 @@ class _Work:
         dealt = self.memo.get("dealt") if whole else None
         if dealt is not None:
             (keys, slots, size), slot = dealt
-            pane.index.load(keys, slots, size)
+            pane.index.adopt(keys, slots, size)
         else:
             slot = pane.index.find(self.resource[index].astype(np.int64)).astype(np.int64)
             if whole:

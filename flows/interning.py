@@ -152,6 +152,10 @@ class SeriesIndex:
         used[slots] = True
         self._free = np.flatnonzero(~used).tolist()
 
+    def adopt(self, keys: I64, slots: I32, size: int) -> None:
+        """As load, of a dump in which every slot has a key."""
+        self.keys, self.slots, self.size, self._free = keys, slots, size, []
+
     def reserve(self, slots: Iterable[int]) -> None:
         """Slots that allocate gave and that have no key: not free after a load."""
         taken = set(slots)
@@ -176,7 +180,7 @@ class Columns:
         if size > self.capacity:
             grown = max(size, int(self.capacity * 1.25), 16)
             for name, (dtype, value) in self._fill.items():
-                new = np.full(grown, value, dtype)
+                new = np.full(grown, value, dtype) if value else np.zeros(grown, dtype)
                 new[: self.capacity] = self.arrays[name]
                 self.arrays[name] = new
             self.capacity = grown
