@@ -134,6 +134,21 @@ def close(a, b):
     return a == b if a is None or b is None else math.isclose(a, b, rel_tol=1e-12, abs_tol=0.0)
 
 
+@pytest.mark.parametrize("op", ["=", "!=", "<", "<=", ">", ">="])
+@pytest.mark.parametrize("inside", [False, True])
+def test_times_are_compared_to_the_microsecond(store, op, inside):
+    """Also within the span that the bound lies in."""
+    samples = [polled(at=at) for at in (0, 60, 120, 300, 360, 900)]
+    store.write(rows(*samples))
+    bound = Compare("timestamp", op, START + 120 * SECOND)
+    for tree in (bound, And((bound, Compare("name", "=", "cpu"))), Not(Not(bound))):
+        tree = And((tree, Compare("resource_id", "=", "r1"))) if inside else tree
+        oracle = Oracle()
+        oracle.write(samples)
+
+        assert by_id(store.each_sample(tree)) == by_id(oracle.samples(tree))
+
+
 def test_periods_begin_at_the_start_of_the_question_and_empty_ones_are_left_out(store):
     store.write(rows(*(polled(at=s, volume=float(s)) for s in (0, 60, 120, 600))))
 
