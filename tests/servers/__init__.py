@@ -28,7 +28,6 @@ import pytest
 JAVA_FLAGS = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 """A JVM that starts quickly and takes little."""
 _PLUGIN = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
-_ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def missing(reason: str) -> NoReturn:
