@@ -35,6 +35,7 @@ CHAINS = (
     ("arithmetic", "aggregator"),
     ("accumulator", "aggregator", "rate_of_change"),
     ("accumulator", "arithmetic", "accumulator"),
+    ("unit_conversion", "arithmetic", "arithmetic"),
     ("unit_conversion", "rate_of_change", "aggregator"),
     ("aggregator", "delta", "accumulator"),
 )
