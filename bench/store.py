@@ -93,7 +93,7 @@ def cases() -> Iterator[dict[str, Any]]:
     """The case sqlite-store; beside it the same in seconds of the clock, bytes a sample, and a question."""
     cloud = Periods([instances(p, INSTANCES) for p in range(PARTITIONS)])
     with tempfile.TemporaryDirectory() as folder:
-        store, plain = SQLStore(f"sqlite:///{folder}/store.db"), Plain(Path(folder) / "plain.db")
+        store, plain = SQLStore(f"sqlite:///{folder}/store.db?synchronous=normal"), Plain(Path(folder) / "plain.db")
         ours, theirs = Meter(), Meter()
         for period in range(PERIODS):
             for partition in range(PARTITIONS):

@@ -1,7 +1,7 @@
 """The SQL store: SQLite today, laid out so that other databases can follow.
 
-Guarantee: once `write` has returned, the rows survive the end of the process by whatever cause (SQLite's write-ahead log,
-synchronous=NORMAL); a loss of power may take the newest transactions, whole ones, unless the URL says ``?synchronous=full``.
+Guarantee: once `write` has returned, the rows survive the end of the process and a loss of power (SQLite's write-ahead log,
+synchronous=FULL). With ``?synchronous=normal`` in the URL a loss of power may take the newest transactions, whole ones.
 Each id is stored once, whoever writes it and however often; the first write wins.
 
 URLs are SQLAlchemy's: ``sqlite:////var/lib/nephoscope/samples.db``, ``sqlite:///relative.db``.
@@ -59,12 +59,12 @@ class SQLStore:
 
     guarantee = (
         "exactly once in effect: an id is stored once, the first write wins; what was written survives the end of the process "
-        "(after a loss of power, only with synchronous=full)"
+        "and a loss of power (the latter not with synchronous=normal)"
     )
 
     def __init__(self, url: str) -> None:
         self._url = _checked(url)
-        self._synchronous = str(self._url.query.get("synchronous", "normal")).lower()
+        self._synchronous = str(self._url.query.get("synchronous", "full")).lower()
         self._lock = threading.Lock()
         self._readers: queue.LifoQueue[sqlite3.Connection] = queue.LifoQueue()
         self._closed = False
