@@ -295,10 +295,13 @@ def pipelines(
 
     Steps of these kinds, or, in every sink, a chain of these kinds in this order.
     """
-    some = st.tuples(*(steps((kind,)) for kind in chain)).map(list) if chain else None
-    anything = some or st.lists(steps(kinds), min_size=1 if kinds else 0, max_size=max_steps)
+    transformers: st.SearchStrategy[list[dict[str, Any]]]
+    if chain:
+        transformers = st.tuples(*(steps((kind,)) for kind in chain)).map(list)
+    else:
+        transformers = st.lists(steps(kinds), min_size=1 if kinds else 0, max_size=max_steps)
     sinks = [
-        {"name": f"k{number}", "publishers": ["test://"], "transformers": draw(anything) or None}
+        {"name": f"k{number}", "publishers": ["test://"], "transformers": draw(transformers) or None}
         for number in range(draw(st.integers(1, 3)))
     ]
     names = [str(k["name"]) for k in sinks]

@@ -244,7 +244,7 @@ def test_edge(edge: Edge, shift: int, calls: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("measured", "rate"),
+    "measured, rate",
     [(0, 1.0), (1, 60e6), (30 * SECOND, 2.0), (120 * SECOND, 0.5), (120 * SECOND + 1, 1.0), (-SECOND, 1.0)],
 )
 def test_the_time_between_two_measurements_counts_where_it_is_sensible(measured: int, rate: float) -> None:
