@@ -43,10 +43,12 @@ CHAINS = (
 
 
 def assert_same(want: Result, got: Result) -> None:
-    """The same samples from the same sinks, and the same losses."""
+    """The same samples from the same sinks, each sink's in the same order, and the same losses."""
     wanted, given_ = Counter(want.published), Counter(got.published)
     assert not wanted - given_, "missing"
     assert not given_ - wanted, "not wanted"
+    for sink in {p.sink for p in wanted}:
+        assert [p for p in want.published if p.sink == sink] == [p for p in got.published if p.sink == sink], "order"
     assert losses(want) == losses(got)
 
 
