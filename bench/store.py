@@ -8,7 +8,6 @@ what is prepared beforehand (our batches, the plain way's tuples) is in neither.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import statistics
 import tempfile
@@ -124,7 +123,7 @@ def cases() -> Iterator[dict[str, Any]]:
         yield _case("sqlite-statistics-day", ours_ms, "ms", _median_ms(lambda: plain.statistics(resource, "cpu")))
         store.close()
         plain.connection.close()
-        sizes = [os.path.getsize(f"{folder}/{name}.db") for name in ("store", "plain")]
+        sizes = [(Path(folder) / f"{name}.db").stat().st_size for name in ("store", "plain")]
         extra = one.rows * DAY
         yield _case("sqlite-bytes-per-sample", sizes[0] / (n + extra), "B", sizes[1] / (plain_n + extra))
 

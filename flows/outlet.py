@@ -172,4 +172,3 @@ def refused_letter(batch: pa.RecordBatch, error: StoreError) -> DeadLetter:
     return DeadLetter(
         reason="store_refused", detail=str(error), data=to_json(sample_to_dict(sample)), key=sample.resource_id
     )
-

@@ -212,13 +212,13 @@ class Dedupe:
             if grid is None and time % unit == 0:
                 self.grids[series] = self.Grid(unit, sample.source, time, {time})
                 return False
-            if grid and sample.source == grid.source and time % grid.unit == 0:
-                if grid.newest - time <= self.options.dedupe_horizon:
-                    if time in grid.seen:
-                        return True
-                    grid.newest = max(grid.newest, time)
-                    grid.seen.add(time)
-                    return False
+            fits = grid and sample.source == grid.source and time % grid.unit == 0
+            if grid and fits and grid.newest - time <= self.options.dedupe_horizon:
+                if time in grid.seen:
+                    return True
+                grid.newest = max(grid.newest, time)
+                grid.seen.add(time)
+                return False
         bucket = (0 if watermark == MIN_TIME else watermark) // self.bucket_length
         if sample.id in self.buckets and bucket <= self.buckets[sample.id] + 8:
             return True
