@@ -342,11 +342,18 @@ class _Work:
         if target.maximum != np.inf:
             volume = np.minimum(volume, target.maximum)
         bad = unusable(volume, failed if failed.any() else None, self.context.counts)
-        keys = strings.resource_lanes(resource)
+        lanes = self.memo.get("lanes")
+        if lanes is None or lanes[0] is not cause:
+            # The memo's own array of causes comes back each time that the same rows complete the same sets.
+            lanes = self.memo["lanes"] = cause, strings.resource_lanes(resource)
+        keys = lanes[1]
         base = identity.base_key(("join", self.step.sink, self.step.position))
         n = len(cause)
         hi, lo = identity.keyed(*base, keys[:, 0], keys[:, 1], np.full(n, pane.period))
         name = strings.names.number(target.name or program.meters[0])
+        late = columns["late0"][slots].copy()
+        for m in range(1, len(program.meters)):
+            late |= columns[f"late{m}"][slots]
         result = Rows(
             block,
             at,
@@ -361,7 +368,7 @@ class _Work:
             np.full(n, NEVER),
             hi,
             lo,
-            np.logical_or.reduce([columns[f"late{m}"][slots] for m in range(len(program.meters))]),
+            late,
             polled,
         )
         self.out.append(result if bad is None else result.take(~bad))

@@ -10,6 +10,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from threading import Event
 from typing import Any
 
@@ -104,8 +105,7 @@ class Outlets:
             publisher = self._publishers.get(url)
             if publisher is None:
                 publisher = self._publishers[url] = open_publisher(url)
-            publisher.publish(batches)
-            self._persist(publisher.flush, scheme_of(url))
+            self._persist(partial(_publish, publisher, batches), scheme_of(url))
             self._counts.sent(sum(b.num_rows for b in batches))
         self.bury([letter_of(d) for d in dead])
         self._monitor.published(outputs)
@@ -150,6 +150,12 @@ class Outlets:
 
     def _persist(self, work: Callable[[], Any], part: str) -> None:
         persist(work, part, self._stop, self._monitor)
+
+
+def _publish(publisher: Publisher, batches: Sequence[pa.RecordBatch]) -> None:
+    """At least once: what went out before a fault goes out again with the next try."""
+    publisher.publish(batches)
+    publisher.flush()
 
 
 def letter_of(dead: Dead) -> DeadLetter:

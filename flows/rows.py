@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -229,8 +230,14 @@ def batch_of_rows(rows: Rows, strings: Strings) -> pa.RecordBatch:
         source=dictionary(rows.source, strings.sources.arrow()),
         ids=identity.pack(rows.hi, rows.lo),
         origin=dictionary(rows.origin, strings.origins.arrow()),
-        late=pa.array(rows.late),
+        late=pa.array(rows.late) if rows.late.any() else none_late(len(rows)),
     )
+
+
+@lru_cache(maxsize=256)
+def none_late(count: int) -> pa.Array:
+    """A column of so many samples of which none is late."""
+    return pa.array(np.zeros(count, bool))
 
 
 def assemble(
