@@ -95,15 +95,23 @@ def list_samples(
     config: Config = None,
     overrides: Set = None,
     json: Json = False,
+    ceilometer: Annotated[
+        bool,
+        typer.Option("--ceilometer", help="Print Ceilometer's metering messages, signed with telemetry_secret if set."),
+    ] = False,
 ) -> None:
     """List stored samples, newest first. --json prints them whole.
 
     Example: nephoscope sample list -m hardware.cpu.util -q 'timestamp>2026-01-01T00:00:00' -l 5
     """
     terms = [*(query or ()), *([f"name={meter}"] if meter else ())]
-    with open_store(settings_of(config, overrides)) as opened:
+    settings = settings_of(config, overrides)
+    with open_store(settings) as opened:
         page = opened.samples(store.SampleQuery(parse_query(terms), limit=limit))
-    if json:
+    if ceilometer:
+        secret = settings.telemetry_secret.get_secret_value()
+        rows((), (sample.sample_to_ceilometer(s, secret) for s in page.samples), as_json=True)
+    elif json:
         rows((), map(sample.sample_to_dict, page.samples), as_json=True)
     else:
         columns = ("timestamp", "name", "type", "volume", "unit", "resource_id")

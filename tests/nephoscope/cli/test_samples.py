@@ -8,7 +8,7 @@ from nephoscope import filters
 from nephoscope.batch import batch_of
 from nephoscope.cli.samples import parse_query
 from nephoscope.errors import NephoscopeError, StoreError
-from nephoscope.sample import sample_from_dict
+from nephoscope.sample import sample_from_dict, verify
 from nephoscope.topics import SAMPLES
 from nephoscope.topics.embedded import EmbeddedLog
 from sinks.sql import SQLStore
@@ -54,6 +54,15 @@ def test_samples_newest_first(nephoscope, stored):
     found = lines(nephoscope("sample", "list", "-m", "cpu", "-q", "volume<6;resource_id=vm", "--json"))
 
     assert [s["volume"] for s in found] == [2, 1]
+
+
+def test_samples_as_ceilometer_wrote_them(nephoscope, stored):
+    """Signed with the secret that is set, so that whoever has it can verify them; and read again as they are."""
+    found = lines(nephoscope("sample", "list", "-m", "cpu", "--ceilometer", "--set", "telemetry_secret=s3cret"))
+
+    assert [m["counter_volume"] for m in found] == [6, 2, 1]
+    assert all(verify(m, "s3cret") and not verify(m, "other") for m in found)
+    assert sample_from_dict(found[0]).id == made(6, 20).id
 
 
 def test_samples_as_plain_lines(nephoscope, stored):
