@@ -13,7 +13,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import xxhash
 
 PARTITIONS = 64
@@ -59,19 +62,29 @@ def hash_byte(key: str) -> int:
     return key_hash(key) >> 56
 
 
-def _score(slot_number: int, member: str, weight: float) -> float:
-    """Rendezvous score: -w / ln(u) for a uniform u that only the pair decides."""
-    raw = xxhash.xxh64_intdigest(f"{slot_number}\x00{member}".encode())
-    u = (raw + 0.5) / 2.0**64
-    return -weight / math.log(u) if u < 1.0 else math.inf
+def _draws(members: Sequence[str], slots: int) -> npt.NDArray[np.uint64]:
+    """A uniform 64-bit number for each slot (row) and member (column) that only the pair decides: xxh64 of either, mixed.
+
+    The mixing is the finaliser of MurmurHash3 (Appleby 2011, public domain).
+    """
+    with np.errstate(over="ignore"):
+        by_slot = np.array([key_hash(f"slot {s}") for s in range(slots)], np.uint64)
+        by_member = np.array([key_hash(m) for m in members], np.uint64)
+        x = by_slot[:, None] + by_member[None, :] * np.uint64(0x9E3779B97F4A7C15)
+        for multiplier in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
+            x ^= x >> np.uint64(33)
+            x *= np.uint64(multiplier)
+        x ^= x >> np.uint64(33)
+    return x
 
 
-def owners(members: Mapping[str, float] | Sequence[str], slots: int = SLOTS, bound: float = 1.05) -> dict[int, str]:
+def owners(members: Mapping[str, float] | Iterable[str], slots: int = SLOTS, bound: float = 1.05) -> dict[int, str]:
     """Owner of each slot, given the live members (id to weight, or ids of weight 1).
 
     A member takes at most ceil(bound * slots * its share of the weight). Each slot goes to the member with the
-    highest score that still has room. Slots are served in the order of their best score's strength, so the result depends
-    on the set of members only, not on the order in which they are listed. No members: nobody owns anything.
+    highest score that still has room: -w / ln(u) for a uniform u that the pair decides. Slots are served in the order of their
+    best score's strength, so the result depends on the set of members only, not on the order in which they are listed.
+    No members: nobody owns anything.
     """
     weights = dict(members) if isinstance(members, Mapping) else dict.fromkeys(members, 1.0)
     if any(not w > 0 for w in weights.values()):
@@ -80,16 +93,22 @@ def owners(members: Mapping[str, float] | Sequence[str], slots: int = SLOTS, bou
         return {}
     if bound < 1:
         raise ValueError(f"bound must be at least 1, not {bound}")
-    total = sum(weights.values())
-    room = {m: math.ceil(bound * slots * w / total) for m, w in weights.items()}
-    ranked = [sorted(((_score(s, m, w), m) for m, w in weights.items()), reverse=True) for s in range(slots)]
+    names = sorted(weights)
+    total = math.fsum(weights.values())
+    room = [math.ceil(bound * slots * weights[m] / total) for m in names]
+    scores: Any = _draws(names, slots)
+    if len(set(weights.values())) > 1:
+        scores = -np.array([weights[m] for m in names]) / np.log((scores.astype(np.float64) + 0.5) / 2.0**64)
+    # Where all weigh the same, the order of the draws is that of the scores, without a logarithm's last digit to differ about.
+    ranked = np.argsort(scores, axis=1, kind="stable")[:, ::-1]
+    best = np.take_along_axis(scores, ranked[:, :1], axis=1)[:, 0]
     # Strongest claims first: who must give way to a full member is decided by hash, not by slot number.
-    order = sorted(range(slots), key=lambda s: (-ranked[s][0][0], s))
+    order = np.argsort(best, kind="stable")[::-1]
     result: dict[int, str] = {}
-    for s in order:
-        for _, member in ranked[s]:
+    for s, row in zip(order.tolist(), ranked[order].tolist(), strict=True):
+        for member in row:
             if room[member]:
                 room[member] -= 1
-                result[s] = member
+                result[s] = names[member]
                 break
     return result

@@ -205,3 +205,19 @@ def test_nothing_depends_on_the_process():
 
     assert said[0] == said[1]
     assert len(said[0]) > 1000
+
+
+@pytest.mark.parametrize("count", [2, 3, 10, 50])
+def test_one_change_moves_no_more_than_a_share_and_a_twentieth(count):
+    for group in range(4):
+        names = [f"{group}-{i}" for i in range(count)]
+        before, after = owners(names), owners(names[1:])
+        moved = sum(before[s] != after[s] for s in before)
+
+        assert moved <= SLOTS * (1 / count + 0.05)
+
+
+def test_owners_are_fixed_by_vectors_too():
+    """Agents of two versions that run side by side must agree: never change these."""
+    assert [owners(["a", "b", "c"])[s] for s in range(12)] == list("bcacaacbabcc")
+    assert [owners({"a": 1.0, "b": 2.0})[s] for s in range(12)] == list("baabaabbbbbb")
