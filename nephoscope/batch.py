@@ -249,9 +249,9 @@ def has_nulls(rows: pa.RecordBatch) -> bool:
     return any(c.null_count for c in columns) or any(columns[i].dictionary.null_count for i in _DICTIONARIES)
 
 
-def mark(moment: int, member: str = "") -> bytes:
+def mark(moment: int, member: str = "", generation: int = 0) -> bytes:
     """The message that says: this writer's clock has reached `moment`."""
-    return encode(Batch(EMPTY, Header(mark=moment, member=member)))
+    return encode(Batch(EMPTY, Header(mark=moment, member=member, generation=generation)))
 
 
 def split_by(batch: Batch, keys: Sequence[int]) -> dict[int, Batch]:

@@ -80,9 +80,9 @@ def records_of(samples: Iterable[Sample], header: Header, partitions: int) -> It
             yield Record(number, message)
 
 
-def marks(moment: int, partitions: int, member: str = "") -> list[Record]:
+def marks(moment: int, partitions: int, member: str = "", generation: int = 0) -> list[Record]:
     """A mark for every partition: this writer's clock has reached `moment`, and what it had for it is in the log."""
-    message = mark(moment, member)
+    message = mark(moment, member, generation)
     return [Record(number, message) for number in range(partitions)]
 
 

@@ -12,8 +12,10 @@ import signal
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
+from operator import eq
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,8 @@ from nephoscope.times import SECOND
 from nephoscope.topics import SAMPLES, Log
 from sources.discovery import Discoveries, Discovery
 from sources.gather import Gatherer
-from sources.polling import Ask, Targets
+from sources.membership import Assignment, Sharing
+from sources.polling import Ask, Target, Targets
 from sources.pollster import Discover, PermanentError, Pollster
 from sources.progress import FileProgress, MemoryProgress, Progress
 from sources.schedule import Poll, Schedule
@@ -61,7 +64,8 @@ class Agent:
         pollsters: those to use, by name.
         log: where the samples go.
         discoveries: those that sources and pollsters may name.
-        progress: where it is kept what is done; by default it is not kept.
+        progress: where it is kept what is done of what is polled alone; by default it is not kept.
+        sharing: the namespaces whose targets are shared with other agents, and how; those of other namespaces are all ours.
         source: the `source` of the samples.
         member: this agent's name, a diagnostic in every message.
         clock: the wall clock, in microseconds.
@@ -84,6 +88,7 @@ class Agent:
         *,
         discoveries: Mapping[str, Discover] | None = None,
         progress: Progress | None = None,
+        sharing: Mapping[str, Sharing] | None = None,
         source: str = DEFAULT_SOURCE,
         member: str = "",
         clock: Callable[[], int] = times.now,
@@ -113,7 +118,13 @@ class Agent:
         self._window = min(max(least // 20, SECOND // 5), 2 * SECOND)
         self._discoveries = Discoveries(self._targets.discoveries(), discoveries or {}, self.counts)
         self._progress = progress or MemoryProgress()
-        self._done = self._progress.load()
+        self._sharing = dict(sharing or {})
+        self._assigned = {namespace: Assignment() for namespace in self._sharing}
+        # What was done before we came, for slots whose targets are still to be found; '' stands for what is ours alone.
+        self._done: dict[str, dict[int, int]] = {"": self._progress.load()}
+        self._jobs: dict[str, Job] = {}
+        self.totals: Counter[str] = Counter()
+        self.last = 0
         self._looked = False
         self._starting = True
         self._failing: set[str] = set()
@@ -121,10 +132,10 @@ class Agent:
         self._writer: Writer | InlineWriter
         if threads:
             self._workers = Workers(concurrency, clock=clock, wake=self._wake.set)
-            self._writer = Writer(log, self.counts, self._wake.set)
+            self._writer = Writer(log, self.counts, self._wake.set, gate=self._may_write)
         else:
             self._workers = InlineWorkers(clock)
-            self._writer = InlineWriter(log, self.counts)
+            self._writer = InlineWriter(log, self.counts, self._may_write)
         for name, hint in self._targets.silent():
             _log.warning("nothing is polled for the source %r: no pollster gives its meters (%s)", name.name, hint)
 
@@ -146,6 +157,7 @@ class Agent:
         now = self._clock()
         if self._writer.error is not None:
             raise self._writer.error
+        self._look_at_shares(now)
         self._look_for_targets(now)
         self._collect()
         self._start(now)
@@ -182,6 +194,33 @@ class Agent:
 
     # Targets
 
+    def _may_write(self) -> bool:
+        return all(sharing.may_write for sharing in self._sharing.values())
+
+    def _look_at_shares(self, now: int) -> None:
+        """Take up slots that have become ours, let go of others: what is being polled there is finished, nothing more started."""
+        changed = False
+        for namespace, sharing in self._sharing.items():
+            assignment = sharing.assignment
+            known = self._assigned[namespace]
+            if assignment.version == known.version:
+                continue
+            self._assigned[namespace] = assignment
+            self._targets.generation(namespace, assignment.generation)
+            if assignment.slots != known.slots:
+                changed = True
+                self._done[namespace] = {**self._done.get(namespace, {}), **assignment.done}
+        if changed and self._looked:
+            self._retarget(now)
+
+    def _is_ours(self, target: Target) -> bool:
+        assignment = self._assigned.get(target.namespace)
+        return assignment is None or target.slot in assignment.slots
+
+    def _done_of(self, target: Target) -> int | None:
+        key = target.namespace if target.namespace in self._sharing else ""
+        return self._done.get(key, {}).get(target.slot)
+
     def _look_for_targets(self, now: int) -> None:
         if not self._looked:
             self._looked = True
@@ -190,12 +229,20 @@ class Agent:
             self._workers.submit(job)
         if self._starting and self._discoveries.answered:
             self._retarget(now)
-            # What is new from here on is new, and not left from before the start.
             self._starting = False
             self._done = {}
 
     def _retarget(self, now: int) -> None:
-        self._schedule.retarget(self._targets.targets(self._discoveries.found), now, self._done)
+        targets = self._targets.targets(self._discoveries.found)
+        if self._sharing:
+            targets = [t for t in targets if self._is_ours(t)]
+            for job in self._jobs.values():
+                if not self._is_ours(job.subject.poll.target):
+                    job.expires = times.NEVER  # Where it has not begun, it does not.
+        self._schedule.retarget(targets, now, self._done_of)
+        if not self._starting:
+            # What is new from here on is new, and not left by somebody before us.
+            self._done = {}
 
     # Polls
 
@@ -208,7 +255,9 @@ class Agent:
             pollster = poll.target.pollster
             timeout = pollster.timeout or min(self._timeout, poll.target.intervals[0] / SECOND)
             call = partial(pollster.poll, poll.target.resource, ask.meters)
-            self._workers.submit(Job(_Polled(poll, ask), call, timeout, poll.expires))
+            job = Job(_Polled(poll, ask), call, timeout, poll.expires)
+            self._jobs[poll.target.key] = job
+            self._workers.submit(job)
 
     def _collect(self) -> None:
         for outcome in self._workers.outcomes():
@@ -221,6 +270,8 @@ class Agent:
 
     def _polled(self, outcome: Outcome, poll: Poll, ask: Ask) -> None:
         schedule = self._schedule
+        if self._jobs.get(poll.target.key) is outcome.job:
+            del self._jobs[poll.target.key]
         if outcome.state == "returned":
             schedule.released(poll.target)
             if outcome.items:
@@ -278,7 +329,8 @@ class Agent:
         records = gathered.records
         moment = None if self._starting else self._schedule.mark(now)
         if moment is not None:
-            records += marks(moment, self._partitions, self._member)
+            generation = max((a.generation for a in self._assigned.values()), default=0)
+            records += marks(moment, self._partitions, self._member, generation)
         if polls or records:
             self._writer.put(Chunk(records, gathered.letters, gathered.rows, polls))
 
@@ -287,9 +339,16 @@ class Agent:
         for polls in acknowledged:
             for poll in polls:
                 self._schedule.logged(poll)
-        if acknowledged:
+        if not acknowledged:
+            return
+        self.last = max((poll.due for polls in acknowledged for poll in polls), default=self.last)
+        for namespace, sharing in self._sharing.items():
+            done = self._done.get(namespace, {})
+            sharing.note({**done, **self._schedule.progress(partial(eq, namespace))})
+        if not self._sharing.keys() >= self._targets.namespaces:
             try:
-                self._progress.save(self._done | self._schedule.progress())
+                alone = self._schedule.progress(lambda namespace: namespace not in self._sharing)
+                self._progress.save({**self._done.get("", {}), **alone})
             except OSError as error:
                 self.counts.failed("progress")
                 _log.warning(
@@ -298,6 +357,7 @@ class Agent:
 
     def _tell(self) -> None:
         counted = self._schedule.counts
+        self.totals.update(counted)
         for what in ("missed", "silenced"):
             if counted[what]:
                 self.counts.dropped(counted[what], what)

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from nephoscope.partition import SLOTS, owners
 from sources.coordination import Mark, View
@@ -178,6 +178,24 @@ class Assignment(NamedTuple):
     slots: frozenset[int] = frozenset()
     done: Mapping[int, int] = {}
     members: tuple[str, ...] = ()
+
+
+class Sharing(Protocol):
+    """What an agent asks of whoever keeps its membership (sources.coordination.keeper). Safe for several threads."""
+
+    @property
+    def assignment(self) -> Assignment:
+        """What is ours now."""
+        ...
+
+    @property
+    def may_write(self) -> bool:
+        """False from the loss of the lease until the group has us again."""
+        ...
+
+    def note(self, progress: Mapping[int, int]) -> None:
+        """The first period of each of our slots that is not done."""
+        ...
 
 
 class Share:

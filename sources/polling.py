@@ -32,6 +32,11 @@ class Target:
     key: str
     slot: int
 
+    @property
+    def namespace(self) -> str:
+        """Whose agents poll it: those of this namespace share their targets."""
+        return self.pollster.namespace
+
     def jitter(self, spread: float, most: int) -> int:
         """Microseconds that it waits in each period, by its hash: at most `spread` of its shortest interval, and `most`."""
         room = min(int(self.intervals[0] * spread), most)
@@ -61,9 +66,18 @@ class Targets:
         self.intervals = tuple(sorted({s.interval for s in polling.sources}))
         self._pollsters = [pollsters[name] for name in sorted(pollsters)]
         self._member = member
+        self.namespaces = frozenset(p.namespace for p in self._pollsters)
         self._filters = {s: MeterFilter(s.meters) for s in polling.sources}
         self._headers: dict[Header, Header] = {}  # So that equal ones are one object.
         self._asks: dict[tuple[str, tuple[PollingSource, ...]], Ask] = {}
+        self._generations: dict[str, int] = {}
+
+    def generation(self, namespace: str, number: int) -> None:
+        """Samples of this namespace are polled under this generation of its group from now on: a diagnostic in their headers."""
+        if self._generations.get(namespace) != number:
+            self._generations[namespace] = number
+            self._asks.clear()
+            self._headers.clear()
 
     def pairs(self) -> list[tuple[PollingSource, Pollster]]:
         """The sources and the pollsters that give them meters."""
@@ -122,7 +136,12 @@ class Targets:
                 asking = [s for s in active if self._filters[s].matches(meter.name)]
                 if asking:
                     interval = min(s.interval for s in asking)
-                    header = Header(interval=interval, polling=tuple(s.name for s in asking), member=self._member)
+                    header = Header(
+                        interval=interval,
+                        polling=tuple(s.name for s in asking),
+                        member=self._member,
+                        generation=self._generations.get(target.namespace, 0),
+                    )
                     headers[meter.name] = self._headers.setdefault(header, header)
             known = self._asks[target.pollster.name, active] = Ask(frozenset(headers), headers)
         return known

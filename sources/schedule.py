@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -18,6 +18,12 @@ from nephoscope.times import SECOND
 from sources.polling import Target
 
 _WAITING, _POLLED, _STUCK = range(3)
+Done = Callable[[Target], int | None]
+"""The first period (its start) of a target that is not done, where that is known."""
+
+
+def _nothing(_target: Target) -> None:
+    """The Done of whoever knows nothing."""
 
 
 class Poll(msgspec.Struct, gc=False, eq=False):
@@ -99,7 +105,7 @@ class Schedule:
         self._states: dict[str, _State] = {}
         self._heap: list[tuple[int, int, str, int]] = []
         self._unread = _Open()
-        self._slots: dict[int, _Open] = {}
+        self._slots: dict[tuple[str, int], _Open] = {}
         self._marked: int | None = None
         self._newest = 0
         self._version = 0
@@ -110,14 +116,13 @@ class Schedule:
 
     # Targets
 
-    def retarget(self, targets: Iterable[Target], now: int, done: Mapping[int, int] | None = None) -> None:
+    def retarget(self, targets: Iterable[Target], now: int, done: Done = _nothing) -> None:
         """These are the targets from now on.
 
-        A new one is polled for the period that runs, at its place in it or at once if that has passed. `done` says, for
-        slots that were worked on before (by an agent that died, or by us before a restart), the first period that is *not* done: a new
-        target of such a slot is taken up there. The period that runs is caught up, older ones are missed.
+        A new one is polled for the period that runs, at its place in it or at once if that has passed. `done` says of a new one whose
+        slot was worked on before (by an agent that died, or by us before a restart) the first period that is *not* done: it
+        is taken up there. The period that runs is caught up, older ones are missed.
         """
-        done = done or {}
         wanted = {t.key: t for t in targets}
         for key, state in list(self._states.items()):
             if key not in wanted:
@@ -141,9 +146,9 @@ class Schedule:
             else:
                 known.target = target
 
-    def _taken_up(self, target: Target, now: int, done: Mapping[int, int]) -> dict[int, int]:
+    def _taken_up(self, target: Target, now: int, done: Done) -> dict[int, int]:
         """The newest period of each interval of a new target that counts as settled."""
-        first = done.get(target.slot)
+        first = done(target)
         if first is not None and first > now + 2 * target.intervals[-1]:
             # It was noted by a clock that went ahead: to wait until then would be to stop.
             self.counts["clock"] += 1
@@ -234,7 +239,7 @@ class Schedule:
 
     def logged(self, poll: Poll) -> None:
         """What a poll gave is in the log (or there was nothing)."""
-        self._slots[poll.target.slot].remove(poll.due)
+        self._slots[poll.target.namespace, poll.target.slot].remove(poll.due)
 
     def lost(self, poll: Poll) -> None:
         """A poll gave nothing: `read` and `logged`."""
@@ -261,7 +266,7 @@ class Schedule:
                 active.append(interval)
         state.due, state.active = due, tuple(active)
         self._unread.add(due)
-        self._slots.setdefault(state.target.slot, _Open()).add(due)
+        self._slots.setdefault((state.target.namespace, state.target.slot), _Open()).add(due)
         self._version += (
             1  # Of all targets, so that an entry of one that was there before is never taken for a new one's.
         )
@@ -271,7 +276,7 @@ class Schedule:
     def _close(self, state: _State) -> None:
         """Close the open period of a target that waits."""
         self._unread.remove(state.due)
-        self._slots[state.target.slot].remove(state.due)
+        self._slots[state.target.namespace, state.target.slot].remove(state.due)
         state.version = 0
 
     def _set_back(self, now: int) -> None:
@@ -285,13 +290,13 @@ class Schedule:
 
     # What follows from it
 
-    def progress(self) -> dict[int, int]:
-        """For each slot the start of the first period that is not done."""
-        out = {}
-        for number, open_periods in self._slots.items():
-            oldest = open_periods.oldest()
+    def progress(self, wanted: Callable[[str], bool] = lambda _namespace: True) -> dict[int, int]:
+        """For each slot the start of the first period that is not done, of targets of the namespaces wanted."""
+        out: dict[int, int] = {}
+        for (namespace, number), open_periods in self._slots.items():
+            oldest = open_periods.oldest() if wanted(namespace) else None
             if oldest is not None:
-                out[number] = oldest
+                out[number] = min(oldest, out.get(number, oldest))
         return out
 
     def mark(self, now: int) -> int | None:

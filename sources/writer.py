@@ -20,6 +20,15 @@ from nephoscope.topics import SAMPLES, Log, Record
 _log = logging.getLogger(__name__)
 
 
+_GATE = 0.05
+"""Seconds after which a closed gate is looked at again."""
+
+
+def _open() -> bool:
+    """The gate of whoever needs none."""
+    return True
+
+
 class Chunk(msgspec.Struct, eq=False):
     """What is appended together. `token` comes back once it is in the log."""
 
@@ -46,14 +55,23 @@ class Writer:
         log: where to.
         counts: sent and errors{reason="log"} are counted here.
         wake: called, from its thread, when something has been acknowledged or it has failed.
+        gate: nothing is appended while this says False.
         first: seconds before the second try; doubled up to `longest`, and drawn from between half of it and all.
 
     """
 
     def __init__(
-        self, log: Log, counts: Counts, wake: Callable[[], None], *, first: float = 0.1, longest: float = 10.0
+        self,
+        log: Log,
+        counts: Counts,
+        wake: Callable[[], None],
+        *,
+        gate: Callable[[], bool] = _open,
+        first: float = 0.1,
+        longest: float = 10.0,
     ) -> None:
         self._log = log
+        self._gate = gate
         self._counts = counts
         self._wake = wake
         self._first = first
@@ -132,6 +150,9 @@ class Writer:
         """Append, however often it takes; False: told to stop."""
         wait = self._first
         while True:
+            while not self._gate():
+                if self._stop.wait(_GATE):
+                    return False
             try:
                 append(self._log, chunk)
             except Unavailable as error:
@@ -155,7 +176,8 @@ class InlineWriter:
 
     error: BaseException | None = None
 
-    def __init__(self, log: Log, counts: Counts) -> None:
+    def __init__(self, log: Log, counts: Counts, gate: Callable[[], bool] = _open) -> None:
+        self._gate = gate
         self._log = log
         self._counts = counts
         self._chunks: deque[Chunk] = deque()
@@ -179,7 +201,7 @@ class InlineWriter:
     def acknowledged(self) -> list[Any]:
         """Append what can be appended; the tokens of that."""
         out = []
-        while self._chunks:
+        while self._chunks and self._gate():
             try:
                 append(self._log, self._chunks[0])
             except Unavailable as error:

@@ -22,7 +22,7 @@ def target(name="t", *seconds, slot=0):
 
 def schedule_of(*targets, at=START, done=None, spread=0.0, seconds=(10,)):
     schedule = Schedule(seconds, spread=spread)
-    schedule.retarget(targets, at, done)
+    schedule.retarget(targets, at, lambda t: (done or {}).get(t.slot))
     return schedule
 
 
