@@ -10,11 +10,12 @@ Guarantee: at least once; exactly once in effect in every store, which knows an 
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
@@ -49,6 +50,24 @@ stopping = threading.Event()
 """Set: the input ends after what it has handed over, the last epoch is snapshotted, and the flow returns."""
 
 
+class _First:
+    """The first error of our own parts in this process. In a cluster the engine loses it: it tells only that some thread has panicked."""
+
+    error: Exception | None = None
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Keep what is raised here."""
+        try:
+            yield
+        except Exception as error:
+            self.error = self.error or error
+            raise
+
+
+_first = _First()
+
+
 class Outlet(Protocol):
     """Where the output of one worker goes. `take` returns once all of it is where it belongs."""
 
@@ -71,14 +90,16 @@ class PartitionStage(StatefulBatchLogic[Message, Output, Snapshot]):
 
     def on_batch(self, values: list[Message]) -> tuple[Iterable[Output], bool]:
         """Messages of the partition, in order."""
-        out = process(self._plan, self._state, values)
+        with _first.kept():
+            out = process(self._plan, self._state, values)
         out.at = values[-1].partition, values[-1].offset + 1, self._state.watermark
         return [out], StatefulBatchLogic.RETAIN
 
     def snapshot(self) -> Snapshot:
         """The state as it is now; its bytes are made when the engine pickles it."""
         began = time.perf_counter()
-        snapshot = take(self._plan, self._state, self._told)
+        with _first.kept():
+            snapshot = take(self._plan, self._state, self._told)
         if self._told is not None:
             self._told(None, time.perf_counter() - began)
         return snapshot
@@ -89,7 +110,8 @@ class _Outlet(StatelessSinkPartition[tuple[str, Output]]):
         self._outlet = outlet
 
     def write_batch(self, items: list[tuple[str, Output]]) -> None:
-        self._outlet.take([output for _, output in items])
+        with _first.kept():
+            self._outlet.take([output for _, output in items])
 
     def close(self) -> None:
         self._outlet.close()
@@ -103,7 +125,8 @@ class OutletSink(DynamicSink[tuple[str, Output]]):
 
     def build(self, step_id: str, worker_index: int, worker_count: int) -> _Outlet:
         """One worker's outlet."""
-        return _Outlet(self._make())
+        with _first.kept():
+            return _Outlet(self._make())
 
 
 class _Reader:
@@ -176,7 +199,8 @@ class _Partition(StatefulSourcePartition[tuple[str, Message], int]):
     def next_batch(self) -> list[tuple[str, Message]]:
         if stopping.is_set():
             raise StopIteration
-        messages = self._reader.take(self._partition)
+        with _first.kept():
+            messages = self._reader.take(self._partition)
         self._idle = not messages
         if messages:
             self._offset = messages[-1].offset + 1
@@ -203,21 +227,19 @@ class LogSource(FixedPartitionedSource[tuple[str, Message], int]):
 
     def list_parts(self) -> list[str]:
         """The topic's partitions."""
-        log = self._make_log()
-        try:
+        with _first.kept(), closing(self._make_log()) as log:
             return [f"{p:05d}" for p in range(log.partitions(self._topic))]
-        finally:
-            log.close()
 
     def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> _Partition:
         """A partition, from where the last execution's snapshot says."""
         thread = threading.get_ident()
-        if thread not in self._readers:
-            log = self._make_log()
-            self._readers[thread] = log, _Reader(log, self._topic, self._monitor)
-        log, reader = self._readers[thread]
-        partition = int(for_part)
-        begin = log.begin(self._topic)[partition]
+        with _first.kept():
+            if thread not in self._readers:
+                log = self._make_log()
+                self._readers[thread] = log, _Reader(log, self._topic, self._monitor)
+            log, reader = self._readers[thread]
+            partition = int(for_part)
+            begin = log.begin(self._topic)[partition]
         return _Partition(reader, partition, begin if resume_state is None else resume_state, self._monitor)
 
 
@@ -230,9 +252,10 @@ class _Positioned(StatefulSinkPartition[list[pa.RecordBatch], str]):
             publisher.truncate(resume)
 
     def write_batch(self, values: list[list[pa.RecordBatch]]) -> None:
-        for batches in values:
-            self._publisher.publish(batches)
-        self._publisher.flush()
+        with _first.kept():
+            for batches in values:
+                self._publisher.publish(batches)
+            self._publisher.flush()
 
     def snapshot(self) -> str:
         position: str = self._publisher.position()
@@ -273,7 +296,8 @@ def build(
     messages = op.input("log", flow, source)
 
     def stage(resume: Snapshot | None) -> PartitionStage:
-        return PartitionStage(plan, State(plan) if resume is None else restore(plan, resume), monitor)
+        with _first.kept():
+            return PartitionStage(plan, State(plan) if resume is None else restore(plan, resume), monitor)
 
     outputs = op.stateful_batch("stage", messages, stage)
     op.output("publish", outputs, sink)
@@ -288,11 +312,22 @@ def build(
 
 
 def recovery(folder: Path, partitions: int = RECOVERY_PARTITIONS) -> RecoveryConfig:
-    """The recovery store in a folder, made for us alone if there is none."""
+    """The recovery store in a folder, made for us alone if there is none. Not to be called by two processes at once.
+
+    It is made at one side and moved into place: whoever is killed meanwhile leaves no half of it that looks like a store.
+    """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
-    if not any(folder.glob("part-*.sqlite3")):
-        init_db_dir(folder, partitions)
+    making, made = folder / "making", folder / "made"
+    if not made.exists() and not any(folder.glob("part-*.sqlite3")):
+        shutil.rmtree(making, ignore_errors=True)
+        making.mkdir(mode=0o700)
+        init_db_dir(making, partitions)
+        making.rename(made)
+    if made.exists():
+        for part in sorted(made.iterdir()):
+            part.rename(folder / part.name)
+        made.rmdir()
     return RecoveryConfig(str(folder), timedelta(0))
 
 
@@ -304,16 +339,24 @@ def run(
     process_id: int | None = None,
     addresses: Sequence[str] | None = None,
 ) -> None:
-    """Run a dataflow in this process until it is told to stop (`stopping`) or fails."""
-    with suppress(KeyboardInterrupt):
-        cli_main(
-            flow,
-            workers_per_process=1,
-            process_id=process_id,
-            addresses=list(addresses) if addresses else None,
-            epoch_interval=timedelta(seconds=epoch_interval),
-            recovery_config=recovery_config,
-        )
+    """Run a dataflow in this process until it is told to stop (`stopping`) or fails.
+
+    Raises what made our own parts fail, where they did, and not what the engine makes of it; else what the engine raises.
+    """
+    try:
+        with suppress(KeyboardInterrupt):
+            cli_main(
+                flow,
+                workers_per_process=1,
+                process_id=process_id,
+                addresses=list(addresses) if addresses else None,
+                epoch_interval=timedelta(seconds=epoch_interval),
+                recovery_config=recovery_config,
+            )
+    except BaseException:
+        if _first.error is not None:
+            raise _first.error from None
+        raise
 
 
 __all__ = ["LogSource", "Outlet", "OutletSink", "PartitionStage", "build", "recovery", "run", "stopping"]

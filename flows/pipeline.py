@@ -6,65 +6,69 @@
 
 from __future__ import annotations
 
-import fcntl
+import argparse
+import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from threading import current_thread, main_thread
-from typing import Any
 
 from bytewax.dataflow import Dataflow
 
 from flows import engine
 from flows.monitor import Monitor
-from flows.outlet import PARTS, Outlets, is_positioned, open_publisher
+from flows.outlet import PARTS, Outlets, Stopped, is_positioned, open_publisher
 from flows.plan import Options, Plan, compile_plan
+from flows.recovery import explained, hold
 from nephoscope import documents, registry
-from nephoscope.errors import NephoscopeError
 from nephoscope.health import Health, serve
 from nephoscope.pipeline import load_pipeline, load_polling
 from nephoscope.settings import Settings, load_settings
 from nephoscope.times import SECOND
 from nephoscope.topics import SAMPLES, Log
 
+_log = logging.getLogger(__name__)
 _open = ExitStack()
-_locks: list[Any] = []
-"""Open lock files: held until the process ends."""
 
 
 def flow(config: str | None = None) -> Dataflow:
     """The dataflow of a settings file or a pipeline.yaml; by default of the settings that apply. ConfigError if it is wrong."""
     file, pipeline = _what_is(config)
     settings = load_settings(file, flags={"pipeline_cfg_file": str(pipeline)} if pipeline else None)
-    folder = _argument(sys.argv, "-r", "--recovery-directory")
-    if folder is not None:
-        lock(Path(folder))
+    ours = Path(sys.argv[0]).parts[-2:] == ("bytewax", "run.py")
+    given = _command_line(sys.argv[1:] if ours else [], os.environ)
+    place = given.process_id or 0
+    if given.recovery_directory:
+        hold(Path(given.recovery_directory), given.addresses or _alone(), place)
     stop_on_signals()
-    place = int(_argument(sys.argv, "-i", "--process-id") or 0)
     health = Health("flow", *PARTS)
     # The engine runs in this process until it ends, and the server with it.
     _open.enter_context(serve(health, settings.metrics.listen, _port(place)))
-    return dataflow(settings, monitor_of(settings, health, alone=not _argument(sys.argv, "-i", "--process-id")))
+    return dataflow(settings, monitor_of(settings, health, alone=given.process_id is None))
 
 
 def run(settings: Settings, process_id: int | None = None, addresses: Sequence[str] | None = None) -> None:
     """Run the flow in this process, with recovery, until SIGINT or SIGTERM. `addresses`: of all processes of a cluster."""
     stop_on_signals()
-    recovery = engine.recovery(settings.recovery_dir)
-    lock(settings.recovery_dir, process_id or 0)
+    folder = settings.recovery_dir
+    hold(folder, ";".join(addresses or ()) or _alone(), process_id or 0, lambda: engine.recovery(folder))
     health = Health("flow", *PARTS)
     monitor = monitor_of(settings, health, alone=not addresses)
-    with serve(health, settings.metrics.listen, _port(process_id or 0)):
-        engine.run(
-            dataflow(settings, monitor),
-            recovery_config=recovery,
-            epoch_interval=settings.epoch_interval,
-            process_id=process_id,
-            addresses=addresses,
-        )
+    with serve(health, settings.metrics.listen, _port(process_id or 0)), explained(folder, together=bool(addresses)):
+        try:
+            engine.run(
+                dataflow(settings, monitor),
+                recovery_config=engine.recovery(folder),
+                epoch_interval=settings.epoch_interval,
+                process_id=process_id,
+                addresses=addresses,
+            )
+        except Stopped as error:
+            _log.warning("%s; it goes on from the last snapshot", error)
 
 
 def log_of(settings: Settings) -> Log:
@@ -116,25 +120,6 @@ def options_of(settings: Settings) -> Options:
     return Options(**{name: getattr(settings, name) for name in Options.__dataclass_fields__})
 
 
-def lock(folder: Path, process_id: int = 0) -> None:
-    """Take a recovery store for this execution: two would overwrite each other's snapshots. NephoscopeError where another has it."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    file = (folder / f"lock-{process_id}").open("a+")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.seek(0)
-        holder = file.read().strip()
-        file.close()
-        raise NephoscopeError(
-            f"another flow{f' (process {holder})' if holder else ''} runs on the recovery store {folder}: stop it first"
-        ) from None
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
-    _locks.append(file)
-
-
 def stop_on_signals() -> None:
     """SIGINT and SIGTERM end the input; the flow finishes its epoch, snapshots it and returns."""
     if current_thread() is main_thread():
@@ -153,14 +138,28 @@ def _what_is(config: str | None) -> tuple[Path | None, Path | None]:
     return path, None
 
 
-def _argument(arguments: Sequence[str], short: str, long: str) -> str | None:
-    """The value of an option on bytewax's command line."""
-    for i, argument in enumerate(arguments):
-        if argument in (short, long) and i + 1 < len(arguments):
-            return arguments[i + 1]
-        if argument.startswith(f"{long}="):
-            return argument.partition("=")[2]
-    return None
+def _alone() -> str:
+    """What names an execution that is one process."""
+    return f"process {os.getpid()} of {time.time_ns()}"
+
+
+def _command_line(arguments: Sequence[str], environment: Mapping[str, str]) -> argparse.Namespace:
+    """What bytewax.run was told that concerns the recovery store. It takes the same from the environment."""
+    known = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    known.add_argument("-r", "--recovery-directory", default=environment.get("BYTEWAX_RECOVERY_DIRECTORY"))
+    known.add_argument("-a", "--addresses", default=environment.get("BYTEWAX_ADDRESSES"))
+    known.add_argument("-i", "--process-id", type=int, default=environment.get("BYTEWAX_PROCESS_ID"))
+    # Named for their abbreviations: these must not be taken for one of the above.
+    known.add_argument("-s", "--snapshot-interval")
+    known.add_argument("-b", "--backup-interval")
+    known.add_argument("-w", "--workers-per-process")
+    given, _ = known.parse_known_args(arguments)
+    pod, its_set = environment.get("BYTEWAX_POD_NAME"), environment.get("BYTEWAX_STATEFULSET_NAME")
+    if given.process_id is None and pod and its_set:
+        given.process_id = int(pod.replace(f"{its_set}-", ""))
+    if given.process_id is not None and given.addresses is None and "BYTEWAX_HOSTFILE_PATH" in environment:
+        given.addresses = ";".join(Path(environment["BYTEWAX_HOSTFILE_PATH"]).read_text(encoding="utf-8").split())
+    return given
 
 
 def _port(process_id: int) -> int:

@@ -14,7 +14,8 @@ import typer
 
 from nephoscope.cli.options import Config, Set, arguments_of, settings_of
 from nephoscope.cli.output import complain
-from nephoscope.cli.supervisor import Child, Supervisor
+from nephoscope.cli.supervisor import EX_FINAL, Child, Supervisor
+from nephoscope.errors import ConfigError, NephoscopeError, Unavailable
 
 
 def register(app: typer.Typer) -> None:
@@ -33,28 +34,42 @@ def flow(
 ) -> None:
     """Run the pipeline over the topic, from where it was, until SIGINT or SIGTERM.
 
-    The same as `python -m bytewax.run flows.pipeline:flow`, with recovery and workers as the settings say.
+    A process that ends otherwise is started again, and all of them with it, from the last snapshot. Each is what
+    `python -m bytewax.run flows.pipeline:flow` is, with recovery and workers as the settings say.
 
     Example: nephoscope flow --config nephoscope.yaml --workers 4
     """
     settings = settings_of(config, overrides, flow_workers=workers)
-    if process_id is None and settings.flow_workers > 1:
-        _cluster(settings.flow_workers, config, overrides)
+    if process_id is None:
+        _supervise(settings.flow_workers, config, overrides)
         return
     from flows.pipeline import run
 
-    run(settings, process_id, addresses.split(";") if addresses else None)
+    try:
+        run(settings, process_id, addresses.split(";") if addresses else None)
+    except (ConfigError, Unavailable):
+        raise
+    except NephoscopeError as error:
+        complain(str(error))
+        raise typer.Exit(EX_FINAL) from None
 
 
-def _cluster(size: int, config: Path | None, overrides: list[str] | None) -> None:
-    """Run the flow in several processes of this host, as one unit: the end of one is the end of all."""
-    addresses = ";".join(_free_addresses(size))
-    base = [sys.executable, "-m", "nephoscope.cli", "flow", *arguments_of(config, overrides), "--addresses", addresses]
-    children = [Child(f"worker {i}", [*base, "--process-id", str(i)]) for i in range(size)]
+def _supervise(size: int, config: Path | None, overrides: list[str] | None) -> None:
+    """Run the flow in processes of this host, as one unit: where one ends, all are started again from the last snapshot."""
+    base = [sys.executable, "-m", "nephoscope.cli", "flow", *arguments_of(config, overrides)]
+    children = [Child(f"worker {i}", ()) for i in range(size)]
+
+    def name_addresses() -> None:
+        # Anew for each start: another program may have taken a port meanwhile.
+        addresses = ["--addresses", ";".join(_free_addresses(size))] if size > 1 else []
+        for number, child in enumerate(children):
+            child.command = [*base, "--process-id", str(number), *addresses]
+
+    name_addresses()
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    supervisor = Supervisor(children, complain, one_for_all=True)
+    supervisor = Supervisor(children, complain, one_for_all=True, renew=name_addresses)
     supervisor.start()
     status = None
     try:
@@ -63,7 +78,7 @@ def _cluster(size: int, config: Path | None, overrides: list[str] | None) -> Non
     finally:
         supervisor.stop(together=True)
     if status:
-        raise typer.Exit(status if status > 0 else 1)
+        raise typer.Exit(1 if status == EX_FINAL else status)
 
 
 def _free_addresses(count: int) -> list[str]:

@@ -61,7 +61,9 @@ def run(
         with open_store(settings) as store:
             arguments = arguments_of(config, overrides)
             show = _Quiet() if quiet else _Live(settings) if is_terminal() else _Lines()
-            supervisor = Supervisor([_child("agent", arguments), _child("flow", arguments)], show.say)
+            # Several processes need a supervisor of their own; one is watched from here.
+            alone = ["--process-id", "0"] if settings.flow_workers == 1 else []
+            supervisor = Supervisor([_child("agent", arguments), _child("flow", [*arguments, *alone])], show.say)
             until = time.monotonic() + seconds if seconds is not None else None
             complain(_greeting(settings))
             supervisor.start()

@@ -18,8 +18,12 @@ _GRACE = 10.0
 _STEADY = 30.0
 """A child that ran for so long starts its back-off anew."""
 _LONGEST_PAUSE = 30.0
+_LAST_WORDS = 2.0
+"""Seconds that a child gets to find out that another one has ended, and to say what it knows of it."""
 _PARENT = "_NEPHOSCOPE_PARENT"
 """Tells a child its supervisor's process number."""
+EX_FINAL = 70
+"""A child's exit status: what went wrong will go wrong again."""
 
 Say = Callable[[str], None]
 
@@ -48,13 +52,15 @@ class Supervisor:
 
     They stay in this process group, so that a terminal's Ctrl-C reaches all, and are killed by the kernel if this process
     dies without a word (those that call `die_with_parent`). `fatal` are exit statuses after which a restart is of no use;
-    `one_for_all`: no child is started again, the first that ends ends all.
+    `one_for_all`: where one ends, the others are ended too, and all are started again together. `renew` is called before
+    children are started again: their commands may need to change.
     """
 
     children: list[Child]
     say: Say
-    fatal: frozenset[int] = frozenset({2, 78})
+    fatal: frozenset[int] = frozenset({2, EX_FINAL, 78})
     one_for_all: bool = False
+    renew: Callable[[], None] | None = None
 
     def start(self) -> None:
         """Start every child."""
@@ -64,23 +70,55 @@ class Supervisor:
     def watch(self) -> int | None:
         """Restart what ended, after a pause that doubles. The exit status where a restart is of no use, else None."""
         now = time.monotonic()
-        for child in self.children:
-            if child.process is None:
-                if now >= child.again_at:
-                    self._spawn(child)
-                continue
-            status = child.process.poll()
-            if status is None:
-                continue
-            if child.reader is not None:
-                child.reader.join(1)
-            if status in self.fatal or self.one_for_all:
-                return status
-            child.failures = 1 if now - child.started > _STEADY else child.failures + 1
-            pause = min(_LONGEST_PAUSE, 0.5 * 2 ** (child.failures - 1))
-            child.process, child.again_at = None, now + pause
-            self.say(f"{child.name} ended ({_outcome(status)}); starting it again in {pause:g} s")
+        due = [c for c in self.children if c.process is None and now >= c.again_at]
+        if due and self.renew is not None:
+            self.renew()
+        for child in due:
+            self._spawn(child)
+        ended = [c for c in self.children if c.process is not None and c.process.poll() is not None]
+        if ended and self.one_for_all:
+            ended += self._end_the_others()
+        statuses = [self._status(c) for c in ended]
+        fatal = [s for s in statuses if s in self.fatal]
+        if fatal:
+            return fatal[0]
+        if ended and self.one_for_all:
+            self._again(ended, f"all {len(ended)}" if len(ended) > 1 else "it")
+        else:
+            for child in ended:
+                self._again([child], "it")
         return None
+
+    def _end_the_others(self) -> list[Child]:
+        """They cannot go on by themselves; what they have to say of it is waited for, for a moment."""
+        others = [c for c in self.children if c.process is not None and c.process.poll() is None]
+        deadline = time.monotonic() + _LAST_WORDS
+        for child in others:
+            assert child.process is not None
+            try:
+                child.process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                child.process.kill()
+                child.process.wait()
+        return others
+
+    def _status(self, child: Child) -> int:
+        assert child.process is not None
+        if child.reader is not None:
+            child.reader.join(1)
+        return child.process.wait()
+
+    def _again(self, some: Sequence[Child], what: str) -> None:
+        """Start these again after a pause. The first is the cause."""
+        now = time.monotonic()
+        steady = all(now - c.started > _STEADY for c in some)
+        failures = 1 if steady else max(c.failures for c in some) + 1
+        pause = min(_LONGEST_PAUSE, 0.5 * 2 ** (failures - 1))
+        cause = some[0]
+        assert cause.process is not None
+        self.say(f"{cause.name} ended ({_outcome(cause.process.returncode)}); starting {what} again in {pause:g} s")
+        for child in some:
+            child.failures, child.process, child.again_at = failures, None, now + pause
 
     def stop(self, *, together: bool = False) -> None:
         """Ask the children to stop, each when the one before has ended, or all at once; kill what does not."""
@@ -109,7 +147,8 @@ class Supervisor:
             child.command,
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            env={**os.environ, _PARENT: str(os.getpid())},
+            # What a panic of the engine's has to say is in its first line.
+            env={"RUST_BACKTRACE": "0", **os.environ, _PARENT: str(os.getpid())},
         )
         child.reader = threading.Thread(target=self._pass_on, args=(child.name, child.process.stderr), daemon=True)
         child.reader.start()

@@ -79,11 +79,33 @@ def test_what_a_child_says_is_passed_on(supervise):
     until(lambda: one.watch() is None and said == ["child 0: hello"])
 
 
-def test_one_for_all(supervise):
-    one, _ = supervise([sys.executable, "-c", "raise SystemExit(3)"], SLEEPER)
+def test_one_for_all(supervise, monkeypatch):
+    """The end of one ends the others, and all are started again, once and together."""
+    monkeypatch.setattr(supervisor, "_LAST_WORDS", 0.1)
+    one, said = supervise(SLEEPER, SLEEPER)
+    one.one_for_all = True
+    renewed = []
+    one.renew = lambda: renewed.append([c.process for c in one.children])
+    first = [c.process for c in one.children]
+
+    first[1].kill()
+    until(lambda: one.watch() is None and all(c.process not in (None, *first) for c in one.children))
+
+    assert first[0].returncode == -signal.SIGKILL
+    assert renewed == [[None, None]]
+    assert said == ["child 1 ended (killed by SIGKILL); starting all 2 again in 0.5 s"]
+    assert [c.process.poll() for c in one.children] == [None, None]
+
+
+def test_what_will_never_work_ends_one_for_all_whoever_says_it(supervise):
+    """The peers of one that refuses end as well, and say less."""
+    one, _ = supervise(
+        [sys.executable, "-c", "raise SystemExit(1)"],
+        [sys.executable, "-c", f"import time; time.sleep(0.3); raise SystemExit({supervisor.EX_FINAL})"],
+    )
     one.one_for_all = True
 
-    until(lambda: one.watch() == 3)
+    until(lambda: one.watch() == supervisor.EX_FINAL)
 
 
 def test_a_wrong_configuration_ends_it_all(supervise):
