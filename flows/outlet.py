@@ -80,7 +80,7 @@ class Outlets:
     def __init__(self, settings: Settings, log: Log, stop: Event, monitor: Monitor | None = None) -> None:
         self._log, self._stop = log, stop
         self._monitor = monitor or Monitor(Health("flow", *PARTS))
-        self._source = settings.store_url
+        self._source, self._lifetimes = settings.store_url, settings.database.lifetimes
         self._store: Store | None = None
         self._publishers: dict[str, Publisher] = {}
         self._counts = self._monitor.counts
@@ -124,7 +124,7 @@ class Outlets:
 
     def _write(self, batches: Sequence[pa.RecordBatch]) -> None:
         if self._store is None:
-            self._store = registry.load_for(registry.STORE, self._source)(self._source)
+            self._store = registry.load_for(registry.STORE, self._source)(self._source, self._lifetimes)
         try:
             self._store.write(batches)
         except Unavailable:

@@ -15,11 +15,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
-from nephoscope import documents
+from nephoscope import documents, matching
 from nephoscope.errors import ConfigError, Problem, nearest
 from nephoscope.health import address_of
+from nephoscope.lifetimes import MAX_CLASSES, LifetimeClass, Lifetimes
 from nephoscope.yaml_nodes import Node
 
 PREFIX: Final = "NEPHOSCOPE_"
@@ -31,6 +33,8 @@ ALIASES: Final = {
     "time_to_live": "database.metering_time_to_live",
     "metering_time_to_live": "database.metering_time_to_live",
     "database.time_to_live": "database.metering_time_to_live",
+    "event_time_to_live": "database.event_time_to_live",
+    "time_to_live_classes": "database.time_to_live_classes",
     "metering_secret": "telemetry_secret",
 }
 """Names that Ceilometer gave an option at some time, and ours."""
@@ -86,11 +90,54 @@ class LogSettings(_Section):
     kafka: KafkaSettings
 
 
+class LifetimeClassSettings(_Section):
+    """Meters with a time to live of their own."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")
+    meters: tuple[str, ...]
+    time_to_live: int = Field(ge=-1)
+
+    @field_validator("meters", mode="before")
+    @classmethod
+    def _meters(cls, value: Any) -> Any:
+        if isinstance(value, list) and all(isinstance(v, str) for v in value):
+            for problem in matching.problems(value):
+                raise ValueError(problem)
+        return value
+
+
 class DatabaseSettings(_Section):
     """The store of samples."""
 
     connection: SecretStr
     metering_time_to_live: int = Field(ge=-1)
+    event_time_to_live: int = Field(ge=-1)
+    time_to_live_classes: tuple[LifetimeClassSettings, ...] = Field(max_length=MAX_CLASSES)
+
+    @field_validator("time_to_live_classes", mode="before")
+    @classmethod
+    def _classes(cls, value: Any) -> Any:
+        """A variable or flag gives them as JSON."""
+        if isinstance(value, str):
+            try:
+                value = msgspec.json.decode(value) if value else []
+            except msgspec.DecodeError:
+                raise ValueError("must be a list, as JSON where it is a text") from None
+        return value
+
+    @field_validator("time_to_live_classes")
+    @classmethod
+    def _each_once(cls, value: tuple[LifetimeClassSettings, ...]) -> tuple[LifetimeClassSettings, ...]:
+        names = [c.name for c in value]
+        if len(set(names)) < len(names):
+            raise ValueError("two classes have one name")
+        return value
+
+    @property
+    def lifetimes(self) -> Lifetimes:
+        """How long what is kept."""
+        classes = tuple(LifetimeClass(c.name, c.meters, c.time_to_live) for c in self.time_to_live_classes)
+        return Lifetimes(self.metering_time_to_live, self.event_time_to_live, classes)
 
 
 class MetricsSettings(_Section):

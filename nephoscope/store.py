@@ -1,19 +1,22 @@
 """What a store and a publisher are: the contract that every sink in `sinks/` keeps, and the words of its queries.
 
-A store is found by its URL's scheme (entry points of the group ``nephoscope.store``: a callable that takes the URL and
-gives a Store); publishers likewise (``nephoscope.publisher``). All times are microseconds UTC.
+A store is found by its URL's scheme: entry points of the group ``nephoscope.store``, a callable that takes the URL and,
+as its second argument, the Lifetimes, and gives a Store (see `OpenStore`). Publishers likewise (``nephoscope.publisher``, the URL
+alone). All times are microseconds UTC.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
 
 import pyarrow as pa
 
 from nephoscope.errors import Problem, StoreError, nearest
+from nephoscope.event import Event, EventPage, EventQuery, Trait, TraitDescription
 from nephoscope.filters import EVERYTHING, METADATA, Filter, field_named
+from nephoscope.lifetimes import Lifetimes
 from nephoscope.sample import Sample
 
 Rows: TypeAlias = pa.RecordBatch | Sequence[pa.RecordBatch]
@@ -43,19 +46,12 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Expiry:
-    """How far an expire has come. `reached`: all older samples are gone; `begin`: the oldest there was; `before`: the goal."""
+    """How far an expire has come: what is gone so far, and the share of the work that is done, from 0 to 1."""
 
     samples: int = 0
     resources: int = 0
-    begin: int = 0
-    reached: int = 0
-    before: int = 0
-
-    @property
-    def share(self) -> float:
-        """From 0 to 1, by time."""
-        whole = self.before - self.begin
-        return min(1.0, max(0.0, (self.reached - self.begin) / whole)) if whole > 0 else 1.0
+    events: int = 0
+    share: float = 0.0
 
 
 # -- asking
@@ -253,13 +249,28 @@ CAPABILITIES: Final = (
     "statistics:aggregation:standard",
     *(f"statistics:aggregation:selectable:{a}" for a in AGGREGATES),
     "expire:samples",
+    "expire:events",
     "events:query:simple",
+    "events:pagination",
 )
 """Everything that a store may be able to do."""
 
 
+class OpenStore(Protocol):
+    """What an entry point of the group ``nephoscope.store`` names."""
+
+    def __call__(self, url: str, lifetimes: Lifetimes | None = None) -> Store:
+        """The store at a URL, its tables and indexes made where they are not there.
+
+        `lifetimes`: what is deleted when, from now on; the store takes a change up without a rebuild. None: as it was, for who
+        only asks. Raises ConfigError for a URL that cannot be used, StoreError for what will never succeed, Unavailable
+        where the store is away.
+        """
+        ...
+
+
 class Store(Protocol):
-    """Keeps samples, each id once, and answers questions about them. Safe for several threads and processes.
+    """Keeps samples and events, each id once, and answers questions about them. Safe for several threads and processes.
 
     Every method raises Unavailable where the store is away (the same call may succeed later) and StoreError for what will
     never succeed.
@@ -296,10 +307,31 @@ class Store(Protocol):
         """Statistics by period and group, in the order of time, then of the groups."""
         ...
 
-    def expire(self, before: int, progress: Callable[[Expiry], None] | None = None) -> Expiry:
-        """Remove the samples with a timestamp before `before`, in bounded steps, while writing goes on; then what has none left.
+    def write_events(self, events: Sequence[Event]) -> Written:
+        """Store the events in one transaction. Idempotent: the first write of a message_id wins. StoreError for a bad one."""
+        ...
 
-        `progress` is called after each step. Safe to run twice at once. A store that deletes by itself does nothing here.
+    def events(self, query: EventQuery) -> EventPage:
+        """Events as they were written, newest first; their traits in the order of the names."""
+        ...
+
+    def event_types(self) -> list[str]:
+        """The types of the events that there are, in order."""
+        ...
+
+    def trait_descriptions(self, event_type: str) -> list[TraitDescription]:
+        """The traits that events of a type have, by name, then type."""
+        ...
+
+    def traits(self, event_type: str, name: str | None = None, limit: int | None = 100) -> list[Trait]:
+        """The different traits (or those of one name) of the events of a type, by name, type and value."""
+        ...
+
+    def expire(self, lifetimes: Lifetimes, now: int, progress: Callable[[Expiry], None] | None = None) -> Expiry:
+        """Remove the samples and events that are older at `now` than they may live; then what has none left.
+
+        In bounded steps, while writing goes on; `progress` is called after each. Safe to run twice at once. What the store
+        deletes by itself is left to it, and not counted. Resources, users and projects without samples go everywhere.
         """
         ...
 
@@ -349,6 +381,13 @@ class Positioned(Protocol):
     def truncate(self, position: str) -> None:
         """Take back what was published after that position."""
         ...
+
+
+def traits_of(events: Iterable[Event], name: str | None, limit: int | None) -> list[Trait]:
+    """What `Store.traits` gives, of these events."""
+    some = {t for e in events for t in e.traits if name is None or t.name == name}
+    # Of one name and type, all values are texts or all numbers.
+    return sorted(some, key=lambda t: (t.name, t.type, t.value))[:limit]
 
 
 def batches(rows: Rows) -> list[pa.RecordBatch]:

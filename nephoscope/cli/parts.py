@@ -8,9 +8,10 @@ from typing import cast
 
 from nephoscope import registry
 from nephoscope.errors import ConfigError, Problem, TopicError
+from nephoscope.lifetimes import Lifetimes
 from nephoscope.pipeline import Pipeline, Polling, load_pipeline, load_polling, polling_of
 from nephoscope.settings import Settings, shipped
-from nephoscope.store import Store
+from nephoscope.store import OpenStore, Store
 from nephoscope.topics import Log
 
 
@@ -32,10 +33,11 @@ def known_schemes() -> set[str]:
 
 
 @contextmanager
-def open_store(settings: Settings) -> Iterator[Store]:
-    """The store of samples, closed in the end."""
+def open_store(settings: Settings, lifetimes: Lifetimes | None = None) -> Iterator[Store]:
+    """The store of samples, closed in the end. `lifetimes`: what it is to take up; who only asks changes nothing."""
     prepare_state(settings)
-    store = cast("Store", registry.load_for(registry.STORE, settings.store_url)(settings.store_url))
+    opened: OpenStore = registry.load_for(registry.STORE, settings.store_url)
+    store = opened(settings.store_url, lifetimes)
     try:
         yield store
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +17,8 @@ from nephoscope.cli.options import Config, Json, Set, settings_of
 from nephoscope.cli.output import complain, progress, rows
 from nephoscope.cli.parts import open_log, open_store
 from nephoscope.errors import NephoscopeError
-from nephoscope.times import SECOND, format_time, now
+from nephoscope.lifetimes import Lifetimes
+from nephoscope.times import format_time, now
 
 Query = Annotated[
     list[str] | None,
@@ -273,27 +275,34 @@ def expire(
     older_than: Annotated[
         int | None,
         typer.Option(
-            "--older-than", min=0, metavar="SECONDS", help="Instead of metering_time_to_live.", show_default=False
+            "--older-than",
+            min=0,
+            metavar="SECONDS",
+            help="For samples of all classes, instead of the settings; events stay.",
+            show_default=False,
         ),
     ] = None,
     config: Config = None,
     overrides: Set = None,
     json: Json = False,
 ) -> None:
-    """Remove samples older than metering_time_to_live, in small steps, while writing goes on.
+    """Remove the samples and events that have lived for their time, in small steps, while writing goes on.
+
+    Then the resources, users and projects that have no sample left. Safe to run twice at once.
 
     Example: nephoscope expire --older-than 2592000
     """
     settings = settings_of(config, overrides)
-    ttl = settings.database.metering_time_to_live if older_than is None else older_than
-    if ttl < 0:
-        complain("metering_time_to_live is -1: samples are kept for ever")
-        rows(("samples", "resources"), [{"samples": 0, "resources": 0}], as_json=json)
-        return
-    before = now() - ttl * SECOND
-    with open_store(settings) as opened, progress("removing") as report:
-        done = opened.expire(before, lambda step: report(int(step.share * 1000), 1000))
-    line = {"samples": done.samples, "resources": done.resources, "before": format_time(before)}
+    lifetimes = settings.database.lifetimes
+    if older_than is not None:
+        lifetimes = Lifetimes(samples=older_than)
+    elif lifetimes == replace(lifetimes, samples=-1, events=-1) and all(c.seconds < 0 for c in lifetimes.classes):
+        complain("metering_time_to_live and event_time_to_live are -1: samples and events are kept for ever")
+    # What is deleted once is no setting: only the settings' own lifetimes are for the store to keep.
+    kept = settings.database.lifetimes if older_than is None else None
+    with open_store(settings, kept) as opened, progress("removing") as report:
+        done = opened.expire(lifetimes, now(), lambda step: report(int(step.share * 1000), 1000))
+    line = {"samples": done.samples, "events": done.events, "resources": done.resources}
     rows(tuple(line), [line], as_json=json)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -20,7 +20,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
 
 from nephoscope.errors import ConfigError, Problem, StoreError, Unavailable
+from nephoscope.event import Event, EventPage, EventQuery, Trait, TraitDescription, check_event
 from nephoscope.filters import EVERYTHING, Filter
+from nephoscope.lifetimes import Lifetimes
 from nephoscope.sample import Sample
 from nephoscope.store import (
     CAPABILITIES,
@@ -37,8 +39,11 @@ from nephoscope.store import (
     StatisticsQuery,
     Written,
     batches,
+    check_limit,
 )
-from sinks.sql import expire, query, schema
+from nephoscope.times import now
+from sinks.sql import events, expire, query, schema
+from sinks.sql.plan import revise
 from sinks.sql.statements import Cursor, Statement
 from sinks.sql.write import Writer
 
@@ -62,7 +67,8 @@ class SQLStore:
         "and a loss of power (the latter not with synchronous=normal)"
     )
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, lifetimes: Lifetimes | None = None) -> None:
+        self._lifetimes = lifetimes
         self._url = _checked(url)
         self._synchronous = str(self._url.query.get("synchronous", "full")).lower()
         self._lock = threading.Lock()
@@ -89,12 +95,23 @@ class SQLStore:
                 raise Unavailable("the store is closed")
             return self._writer.write(some)
 
-    def expire(self, before: int, progress: Callable[[Expiry], None] | None = None) -> Expiry:
-        """Remove what is older than `before`. See Store."""
+    def write_events(self, events_: Sequence[Event]) -> Written:
+        """Store the events in one transaction. See Store."""
+        for one in events_:
+            check_event(one)
+        if not events_:
+            return Written()
+        with self._lock, _translated(writing=True):
+            if self._closed:
+                raise Unavailable("the store is closed")
+            return self._writer.write_events(events_)
+
+    def expire(self, lifetimes: Lifetimes, now: int, progress: Callable[[Expiry], None] | None = None) -> Expiry:
+        """Remove what has lived for its time. See Store."""
         with _translated():
             connection = self._connect()
             try:
-                return expire.expire(connection, before, progress)
+                return expire.expire(connection, lifetimes, now, progress)
             finally:
                 connection.close()
 
@@ -130,13 +147,34 @@ class SQLStore:
         with self._reading() as cursor:
             return query.statistics(cursor, query_)
 
+    def events(self, query_: EventQuery) -> EventPage:
+        """A page of events. See Store."""
+        with self._reading() as cursor:
+            return events.query(cursor, query_)
+
+    def event_types(self) -> list[str]:
+        """The types of the events that there are. See Store."""
+        with self._reading() as cursor:
+            return events.event_types(cursor)
+
+    def trait_descriptions(self, event_type: str) -> list[TraitDescription]:
+        """The traits of a type. See Store."""
+        with self._reading() as cursor:
+            return events.trait_descriptions(cursor, event_type)
+
+    def traits(self, event_type: str, name: str | None = None, limit: int | None = 100) -> list[Trait]:
+        """The different traits of a type's events. See Store."""
+        check_limit(limit)
+        with self._reading() as cursor:
+            return events.traits(cursor, event_type, name, limit)
+
     def describe(self) -> Description:
         """What it is and can do."""
         return Description(
             kind="sql",
             server=f"SQLite {sqlite3.sqlite_version}",
             guarantee=self.guarantee,
-            capabilities={name: not name.startswith("events:") for name in CAPABILITIES},
+            capabilities=dict.fromkeys(CAPABILITIES, True),
         )
 
     def check(self) -> list[Problem]:
@@ -170,29 +208,42 @@ class SQLStore:
         """Make the tables, or see that they are ours."""
         cursor = self._connection.cursor()
         if cursor.execute(_MASTER.sql).fetchall():
-            self._see_that_it_is_ours(cursor)
+            self._see_that_it_is_ours(cursor, older=True)
         mode = cursor.execute("PRAGMA journal_mode = wal").fetchone()[0]
         if mode != "wal":
             raise StoreError(f"{self._url.database}: SQLite cannot keep a write-ahead log here (journal mode {mode})")
         cursor.execute("BEGIN IMMEDIATE")
         try:
             if not cursor.execute(_MASTER.sql).fetchall():
-                for statement in _CREATE:
+                for _, statement in _CREATE:
                     cursor.execute(statement)
                 facts = {"version": schema.VERSION, "span": schema.SPAN, "swept": 0}
                 _ABOUT_ADDED.run_many(cursor, [{"key": k, "value": v} for k, v in facts.items()])
+            self._upgrade(cursor)
             self._see_that_it_is_ours(cursor)
+            if self._lifetimes is not None:
+                revise(cursor, self._lifetimes, now())
             cursor.execute("COMMIT")
         except BaseException:
             if self._connection.in_transaction:
                 cursor.execute("ROLLBACK")
             raise
 
-    def _see_that_it_is_ours(self, cursor: Cursor) -> None:
+    def _upgrade(self, cursor: Cursor) -> None:
+        """From layout 1, which had no events and no classes of lifetimes: what it had is as it was."""
+        if dict(_about.run(cursor).fetchall()).get("version") == 1:
+            there = {name for (name,) in cursor.execute(_MASTER.sql)}
+            for name, statement in _CREATE:
+                if name not in there:
+                    cursor.execute(statement)
+            _VERSION_SET.run(cursor, to=schema.VERSION)
+
+    def _see_that_it_is_ours(self, cursor: Cursor, *, older: bool = False) -> None:
         if "about" not in {name for (name,) in cursor.execute(_MASTER.sql)}:
             raise StoreError(f"{self._url.database} is a database of something else: name a file of its own")
         facts = dict(_about.run(cursor).fetchall())
-        if (facts.get("version"), facts.get("span")) != (schema.VERSION, schema.SPAN):
+        known = range(1 if older else schema.VERSION, schema.VERSION + 1)
+        if facts.get("version") not in known or facts.get("span") != schema.SPAN:
             raise StoreError(
                 f"{self._url.database} has layout {facts.get('version')}; this Nephoscope knows {schema.VERSION}"
             )
@@ -223,16 +274,20 @@ class SQLStore:
 
 _MASTER = Statement(sa.select(sa.column("name")).select_from(sa.table("sqlite_master")))
 _ABOUT_ADDED = Statement(sa.insert(schema.about))
+_VERSION_SET = Statement(
+    sa.update(schema.about).where(schema.about.c.key == "version").values(value=sa.bindparam("to"))
+)
 
 
-def _creation() -> list[str]:
+def _creation() -> list[tuple[str, str]]:
     from sqlalchemy.dialects import sqlite
     from sqlalchemy.schema import CreateIndex, CreateTable
 
     out = []
     for table in schema.tables.sorted_tables:
-        out.append(str(CreateTable(table).compile(dialect=sqlite.dialect())))
-        out += [str(CreateIndex(i).compile(dialect=sqlite.dialect())) for i in sorted(table.indexes, key=str)]
+        out.append((table.name, str(CreateTable(table).compile(dialect=sqlite.dialect()))))
+        indexes = sorted(table.indexes, key=lambda i: str(i.name))
+        out += [(str(i.name), str(CreateIndex(i).compile(dialect=sqlite.dialect()))) for i in indexes]
     return out
 
 

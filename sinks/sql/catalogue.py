@@ -12,8 +12,10 @@ import sqlalchemy as sa
 
 from nephoscope import filters
 from nephoscope.filters import METADATA, Filter
+from nephoscope.lifetimes import Plan
 from nephoscope.natural import Kind
 from sinks.sql import schema
+from sinks.sql.plan import plan
 from sinks.sql.statements import Cursor, Lookup, Statement, chunks
 
 I64 = npt.NDArray[np.int64]
@@ -85,6 +87,7 @@ class Catalogue:
     def __init__(self, cursor: Cursor) -> None:
         self.cursor = cursor
         self.kinds: dict[int, Kind] = {number: Kind(*parts) for number, *parts in _kinds.run(cursor)}
+        self.plan: Plan = plan(cursor)
         self._names: dict[int, str] = {}
         self._texts: dict[int, str] = {}
         self._states: dict[int, tuple[int, int, str, str, int]] = {}

@@ -13,13 +13,14 @@ import sqlalchemy as sa
 from nephoscope.filters import EVERYTHING
 from sinks.sql.catalogue import Catalogue
 from sinks.sql.found import Found, joined
+from sinks.sql.plan import blocks
 from sinks.sql.scan import Scan
 from sinks.sql.schema import record, state
 from sinks.sql.statements import Cursor, Lookup, Statement, chunks
 
 I64 = npt.NDArray[np.int64]
 
-_begin = Statement(sa.select(sa.func.min(record.c.span)))
+_begin = Statement(sa.select(sa.func.min(record.c.span)).where(record.c.span >= sa.bindparam("base")))
 _spans = Lookup(sa.select(state.c.resource, state.c.first, state.c.last), state.c.resource)
 
 
@@ -60,7 +61,8 @@ def _ends(
     """One row for each resource that has samples."""
     bounds: dict[int, tuple[int, int]] = {}
     # Expiry does not touch a state that lives on.
-    begin = _begin.first(cursor) or 0
+    begins = ((_begin.first(cursor, base=base), base) for base in blocks(catalogue.plan))
+    begin = min((span - base for span, base in begins if span is not None), default=0)
     for number, low, high in _spans.run(cursor, numbers):
         low = max(low, begin)
         known = bounds.get(number, (low, high))

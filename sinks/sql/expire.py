@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -13,12 +13,15 @@ import sqlalchemy as sa
 
 from nephoscope import filters
 from nephoscope.filters import Compare, Filter
+from nephoscope.lifetimes import MAX_NAMES, Lifetimes, Plan
 from nephoscope.store import Expiry
 from sinks.sql import schema
 from sinks.sql.catalogue import Catalogue
+from sinks.sql.events import expire_events
 from sinks.sql.fields import BASE, SIZES
+from sinks.sql.plan import block, blocks, plan
 from sinks.sql.scan import Scan
-from sinks.sql.schema import ERA, SPAN, about, record, series, state
+from sinks.sql.schema import ERA, IN_BLOCK, SPAN, about, record, series, state
 from sinks.sql.statements import Cursor, Statement, chunks
 
 RECORDS_A_STEP: Final = 2000
@@ -42,7 +45,7 @@ def _samples() -> sa.ColumnElement[int]:
     return sa.func.coalesce(sa.func.sum(sa.func.length(record.c.fields) / size), 0)
 
 
-_oldest = Statement(sa.select(sa.func.min(record.c.span)))
+_oldest = Statement(sa.select(sa.func.min(record.c.span)).where(record.c.span >= sa.bindparam("base")))
 _step_end = Statement(
     sa.select(*_key)
     .where(sa.tuple_(*_key) >= _begin, record.c.span <= sa.bindparam("last"))
@@ -66,6 +69,8 @@ def _unused(table: sa.Table, by: sa.ColumnElement[Any]) -> sa.ColumnElement[bool
     return ~sa.exists().where(by == table.c.id).correlate(table)
 
 
+# A span in the blocks of all classes.
+_span_in_blocks = [sa.bindparam(f"span_{n}", type_=sa.BigInteger) for n in range(MAX_NAMES + 1)]
 _old_states = _sweep(
     state,
     sa.or_(
@@ -73,11 +78,12 @@ _old_states = _sweep(
         sa.and_(
             state.c.last == sa.bindparam("span"),
             ~sa.exists()
-            .where(record.c.span == sa.bindparam("span"), record.c.resource == state.c.resource)
+            .where(record.c.span.in_(_span_in_blocks), record.c.resource == state.c.resource)
             .correlate(state),
         ),
     ),
 )
+_states_without_series = _sweep(state, ~sa.exists().where(series.c.resource == state.c.resource).correlate(state))
 _SWEEPS: Final = tuple(
     (table.name, _sweep(table, sa.and_(*(_unused(table, column) for column in by))))
     for table, by in (
@@ -92,36 +98,80 @@ _resource_window = Statement(
     .order_by(schema.resource.c.id)
     .limit(_ROWS_A_STEP)
 )
-_in_window = sa.and_(series.c.resource > sa.bindparam("after"), series.c.resource <= sa.bindparam("end"))
-_series_dead = Statement(sa.delete(series).where(_in_window, series.c.era < sa.bindparam("era")))
-_series_doubtful = Statement(
-    sa.select(series.c.resource, series.c.kind).where(_in_window, series.c.era == sa.bindparam("era"))
+_of_window = Statement(
+    sa.select(series.c.resource, series.c.kind, series.c.era).where(
+        series.c.resource > sa.bindparam("after"),
+        series.c.resource <= sa.bindparam("end"),
+        series.c.era <= sa.bindparam("era"),
+    )
 )
 _series_removed = Statement(
-    sa.delete(series).where(series.c.resource == sa.bindparam("of"), series.c.kind == sa.bindparam("which"))
+    sa.delete(series).where(
+        series.c.resource == sa.bindparam("of"),
+        series.c.kind == sa.bindparam("which"),
+        series.c.era == sa.bindparam("seen"),
+    )
 )
 
 
-def expire(connection: sqlite3.Connection, before: int, progress: Callable[[Expiry], None] | None = None) -> Expiry:
-    """Remove what is older than `before`. The connection must be nobody else's."""
+def expire(
+    connection: sqlite3.Connection, lifetimes: Lifetimes, now: int, progress: Callable[[Expiry], None] | None = None
+) -> Expiry:
+    """Remove what is older than it may live. The connection must be nobody else's."""
     cursor = connection.cursor()
-    last, rest = before // SPAN, before % SPAN
-    oldest = _oldest.first(cursor)
-    begin = before if oldest is None else min(before, oldest * SPAN)
-    done = Expiry(begin=begin, reached=begin, before=before)
-    key: tuple[Any, ...] | None = (-(2**62), 0, 0, b"") if oldest is not None and oldest <= last else None
+    known = plan(cursor)
+    told = _Told(progress)
+    due = [lifetimes.before(known.name(n), now) for n in range(len(known.names) + 1)]
+    for number, before in enumerate(due):
+        _expire_samples(connection, cursor, block(number), before, told.part(number, len(due) + 1))
+    for count in expire_events(cursor, lifetimes.events_before(now), lambda: _turn(connection, cursor)):
+        told.add(events=count)
+    if max(due) >= 0:
+        told.add(resources=_forget(connection, cursor, known, due))
+    told.end()
+    return told.done
+
+
+class _Told:
+    """How far it is, and who wants to know."""
+
+    def __init__(self, progress: Callable[[Expiry], None] | None) -> None:
+        self.done = Expiry()
+        self._progress = progress
+        self._begin, self._width = 0.0, 1.0
+
+    def part(self, number: int, of: int) -> _Told:
+        """From now on, shares are those of one part of several."""
+        self._begin, self._width = number / of, 1 / of
+        return self
+
+    def add(self, samples: int = 0, events: int = 0, resources: int = 0, share: float = 1.0) -> None:
+        """Something more is gone."""
+        so_far = max(self.done.share, self._begin + self._width * share)
+        done = self.done
+        self.done = Expiry(done.samples + samples, done.resources + resources, done.events + events, so_far)
+        if self._progress:
+            self._progress(self.done)
+
+    def end(self) -> None:
+        """That was all."""
+        self._begin, self._width = 0.0, 1.0
+        self.add()
+
+
+def _expire_samples(connection: sqlite3.Connection, cursor: Cursor, base: int, before: int, told: _Told) -> None:
+    """The samples of one class, whose spans begin at `base`."""
+    if before < 0:
+        return
+    last, rest = base + min(before // SPAN, IN_BLOCK), before % SPAN
+    oldest = _oldest.first(cursor, base=base)
+    if oldest is None or oldest > last:
+        return
+    key: tuple[Any, ...] | None = (base, 0, 0, b"")
     while key is not None:
         with _turn(connection, cursor):
             key, samples = _remove(cursor, key, last, rest)
-        reached = before if key is None else max(begin, min(before, key[0] * SPAN))
-        done = Expiry(done.samples + samples, 0, begin, reached, before)
-        if progress:
-            progress(done)
-    gone = _forget(connection, cursor, before)
-    done = Expiry(done.samples, gone, begin, before, before)
-    if progress:
-        progress(done)
-    return done
+        told.add(samples, share=1.0 if key is None else (key[0] - oldest) / max(1, last - oldest))
 
 
 def _remove(cursor: Cursor, key: tuple[Any, ...], last: int, rest: int) -> tuple[tuple[Any, ...] | None, int]:
@@ -136,45 +186,67 @@ def _remove(cursor: Cursor, key: tuple[Any, ...], last: int, rest: int) -> tuple
     return end, samples
 
 
-def _forget(connection: sqlite3.Connection, cursor: Cursor, before: int) -> int:
-    """Remove states, resources, users, projects, metadata and series without samples; returns the number of resources."""
-    removed = {"state": _in_steps(connection, cursor, _old_states, span=before // SPAN)}
-    if removed["state"]:
+def _forget(connection: sqlite3.Connection, cursor: Cursor, known: Plan, due: Sequence[int]) -> int:
+    """Remove series, states, resources, users, projects and metadata without samples; returns the number of resources."""
+    _forget_series(connection, cursor, known, due)
+    removed = 0
+    if min(due) >= 0:
+        removed = _in_steps(connection, cursor, _old_states, **_spans_of(min(due) // SPAN, known))
+    if len(due) > 1:
+        # What was said of a resource can live as long as its longest class; with its last series it goes in any case.
+        removed += _in_steps(connection, cursor, _states_without_series)
+    gone = 0
+    if removed:
         for name, statements in _SWEEPS:
-            removed[name] = _in_steps(connection, cursor, statements)
-    _forget_series(connection, cursor, before)
-    return removed.get("resource", 0)
+            count = _in_steps(connection, cursor, statements)
+            gone = count if name == "resource" else gone
+    return gone
 
 
-def _forget_series(connection: sqlite3.Connection, cursor: Cursor, before: int) -> None:
+def _spans_of(span: int, known: Plan) -> dict[str, int]:
+    some = [base + span for base in blocks(known)]
+    some += [some[0]] * (len(_span_in_blocks) - len(some))
+    return {"span": span, **{f"span_{n}": s for n, s in enumerate(some)}}
+
+
+def _forget_series(connection: sqlite3.Connection, cursor: Cursor, known: Plan, due: Sequence[int]) -> None:
+    catalogue = Catalogue(cursor)
+    bounds: dict[int, tuple[int, int]] = {}
+    for number, kind in catalogue.kinds.items():
+        some = [due[n] for n in known.numbers_of(kind.name)]
+        bounds[number] = min(some) // SPAN // ERA, max(some) // SPAN // ERA
+    newest = max(high for _, high in bounds.values()) if bounds else -1
+    still = Compare("timestamp", ">=", max(0, min(due)))
     after, end = 0, 0
-    era = before // SPAN // ERA
-    last_of_era = ((era + 1) * ERA) * SPAN - 1
-    still = filters.And((Compare("timestamp", ">=", before), Compare("timestamp", "<=", last_of_era)))
-    while end < 2**62:
+    while end < 2**31 and newest >= 0:
         window = [number for (number,) in _resource_window.run(cursor, after=after)]
         # Beyond the last resource there may be series of resources that are gone.
-        end = window[-1] if len(window) == _ROWS_A_STEP else 2**62
-        doubtful = set(_series_doubtful.run(cursor, after=after, end=end, era=era).fetchall())
+        end = window[-1] if len(window) == _ROWS_A_STEP else 2**31
+        old = _of_window.run(cursor, after=after, end=end, era=newest).fetchall()
+        dead = {(r, k, e) for r, k, e in old if k in bounds and e < bounds[k][0]}
+        doubtful = {(r, k, e) for r, k, e in old if k in bounds and bounds[k][0] <= e <= bounds[k][1]}
         # Reading takes its time: looked at first without keeping the writers waiting, and again what seems to be gone.
         gone = _without_samples(cursor, doubtful, still)
-        with _turn(connection, cursor):
-            removed = _series_dead.run(cursor, after=after, end=end, era=era).rowcount
-            gone = _without_samples(cursor, gone, still)
-            _series_removed.run_many(cursor, [{"of": of, "which": which} for of, which in sorted(gone)])
-            if removed + len(gone):
+        if dead or gone:
+            with _turn(connection, cursor):
+                gone = _without_samples(cursor, gone, still) | dead
+                for of, which, seen in sorted(gone):
+                    _series_removed.run(cursor, of=of, which=which, seen=seen)
                 _swept.run(cursor)
         after = end
 
 
-def _without_samples(cursor: Cursor, pairs: set[tuple[int, int]], tree: Filter) -> set[tuple[int, int]]:
-    """Those (resource, kind) of which no sample passes the filter."""
-    gone = set(pairs)
-    for some in chunks(sorted({resource for resource, _ in pairs}), 64):
+def _without_samples(cursor: Cursor, rows: set[tuple[int, int, int]], tree: Filter) -> set[tuple[int, int, int]]:
+    """Those (resource, kind, era) of which no sample passes the filter."""
+    if not rows:
+        return set()
+    newest = max(era for _, _, era in rows)
+    tree = filters.both(tree, Compare("timestamp", "<", (newest + 1) * ERA * SPAN))
+    there: set[int] = set()
+    for some in chunks(sorted({resource for resource, _, _ in rows}), 64):
         for found in Scan.of_resources(cursor, Catalogue(cursor), some, tree).all():
-            there = np.unique(found.resource << 32 | found.fields.kind).tolist()
-            gone.difference_update((pair >> 32, pair & 0xFFFFFFFF) for pair in there)
-    return gone
+            there.update(np.unique(found.resource << 32 | found.fields.kind).tolist())
+    return {row for row in rows if row[0] << 32 | row[1] not in there}
 
 
 def _in_steps(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any, Final
 
 import numpy as np
@@ -14,7 +15,8 @@ from nephoscope.filters import EVERYTHING, Compare, Filter
 from sinks.sql import fields, schema
 from sinks.sql.catalogue import KIND_FIELDS, STATE_FIELDS, Catalogue
 from sinks.sql.found import Found
-from sinks.sql.schema import SPAN, record
+from sinks.sql.plan import block
+from sinks.sql.schema import IN_BLOCK, SPAN, record
 from sinks.sql.statements import Cursor, Statement, chunks
 
 I64 = npt.NDArray[np.int64]
@@ -87,6 +89,12 @@ class Scan:
             (of_kinds if read <= KIND_FIELDS else of_states if read <= STATE_FIELDS else rest).append(part)
         if of_kinds:
             self._kinds = self.catalogue.kinds_that_pass(filters.both(*of_kinds))
+        classes: Iterable[int] = range(len(self.catalogue.plan.names) + 1)
+        if self._kinds is not None and self.catalogue.plan.names:
+            named = {self.catalogue.kinds[k].name for k in self._kinds.tolist()}
+            classes = sorted(frozenset().union(*(self.catalogue.plan.numbers_of(n) for n in named)))
+        # The blocks of spans to look into.
+        self._blocks = [block(n) for n in classes]
         if of_states:
             self._pick_states(filters.both(*of_states))
         self._rest = filters.both(*rest) if rest else EVERYTHING
@@ -119,11 +127,16 @@ class Scan:
 
     def spans_between(self, low: int, high: int) -> list[int]:
         """The spans that there are, both ends included, in order."""
-        return [span for (span,) in _spans_between.run(self._cursor, low=low, high=high) if span is not None]
+        low, high = max(low, 0), min(high, IN_BLOCK)
+        out: set[int] = set()
+        for base in self._blocks:
+            rows = _spans_between.run(self._cursor, low=base + low, high=base + high)
+            out.update(span - base for (span,) in rows if span is not None)
+        return sorted(out)
 
     def found(self, spans: Sequence[int]) -> Iterator[Found]:
         """What passes in these spans (neighbours in `spans()`), in parts."""
-        for rows in self._records(spans):
+        for rows in chain.from_iterable(self._records([base + s for s in spans]) for base in self._blocks):
             found = self._passed(rows)
             if found.length:
                 yield found
@@ -156,7 +169,7 @@ class Scan:
 
     def _passed(self, rows: list[Any]) -> Found:
         span, resource, place, ties, state, form, raw = zip(*rows, strict=True)
-        time = np.array(span, np.int64) * SPAN + np.array(place, np.int64)
+        time = (np.array(span, np.int64) & IN_BLOCK) * SPAN + np.array(place, np.int64)
         columns, of = fields.unpack(form, raw, state, time)
         found = Found(self.catalogue, np.array(resource, np.int64)[of], time[of], columns, ties, of)
         passed = np.ones(found.length, bool)

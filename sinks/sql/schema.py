@@ -10,8 +10,13 @@ One record a (resource, timestamp, tie), a field a meter::
     metadata  the text of a JSON object
     series    which kinds a resource has, and the last era in which it had a sample of it
     about     the layout's version; `swept` counts the sweeps that removed numbers
+    note      texts that the store remembers: the plan of the classes of lifetimes
+    event     message_id, shape, time, the traits' values, the notification
+    shape     an event type, and the names and types of traits that come together
+    trait     finds events by the value of a trait
 
-`span` is the timestamp in units of SPAN, `place` the microseconds from its start. Spans lead the key: what is written
+`span` is the timestamp in units of SPAN, in a block of 2**BLOCK_BITS for each class of lifetimes (nephoscope.lifetimes), `place` the
+microseconds from its start. Spans lead the key: what is written
 together lies together, and what expires does. Inside a span a resource's records are neighbours, so that a question about
 one resource reads a page a span. `tie` is empty where the sample's id follows from the rest (nephoscope.natural), else the id.
 """
@@ -24,9 +29,12 @@ import sqlalchemy as sa
 
 from nephoscope.times import SECOND
 
-VERSION: Final = 1
+VERSION: Final = 2
 SPAN: Final = 300 * SECOND
 """Microseconds of a span: short enough that the neighbours of a new record were written lately and share its page."""
+BLOCK_BITS: Final = 25
+"""Every span before 2289 fits, and 62 classes in 31 bits."""
+IN_BLOCK: Final = (1 << BLOCK_BITS) - 1
 ERA: Final = 64
 """Spans of an era: how finely the store knows, without looking, that a series lives."""
 
@@ -110,4 +118,43 @@ about = sa.Table(
     tables,
     sa.Column("key", sa.Text, primary_key=True),
     sa.Column("value", sa.BigInteger, nullable=False),
+)
+
+note = sa.Table(
+    "note",
+    tables,
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("text", sa.Text, nullable=False),
+)
+
+event = sa.Table(
+    "event",
+    tables,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("message_id", sa.Text, nullable=False, unique=True),
+    sa.Column("shape", sa.Integer, nullable=False),
+    sa.Column("generated", sa.BigInteger, nullable=False, index=True),
+    # A JSON list, in the order of the shape's traits.
+    sa.Column("traits", sa.Text, nullable=False),
+    sa.Column("raw", sa.Text, nullable=False),
+    sa.Index("event_shape", "shape", "generated"),
+)
+
+shape = sa.Table(
+    "shape",
+    tables,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("event_type", sa.Text, nullable=False, index=True),
+    # A JSON list of [name, type], in the order of the names.
+    sa.Column("traits", sa.Text, nullable=False),
+)
+
+trait = sa.Table(
+    "trait",
+    tables,
+    sa.Column("event", sa.Integer, primary_key=True, autoincrement=False),
+    # Of name, type and value.
+    sa.Column("digest", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Index("trait_digest", "digest", "event"),
+    sqlite_with_rowid=False,
 )

@@ -15,11 +15,16 @@ from sqlalchemy.dialects.sqlite import insert
 
 from nephoscope import natural
 from nephoscope.batch import int_column
+from nephoscope.errors import StoreError
+from nephoscope.event import Event
+from nephoscope.lifetimes import Plan
 from nephoscope.store import Written
-from sinks.sql import fields, schema
+from nephoscope.times import TOO_LATE
+from sinks.sql import events, fields, schema
 from sinks.sql.fields import Columns
 from sinks.sql.numbers import Numbers
-from sinks.sql.schema import SPAN, record
+from sinks.sql.plan import plan
+from sinks.sql.schema import BLOCK_BITS, SPAN, record
 from sinks.sql.statements import Cursor, Lookup, Statement
 
 I64 = npt.NDArray[np.int64]
@@ -60,10 +65,11 @@ _INSERT_ORDER: Final = ("span", "resource", "place", "tie", "state", "form", "fi
 
 @dataclass(slots=True)
 class _Rows:
-    """Rows under their numbers. `time` is the timestamp; `identity` says which fields of a record are the same."""
+    """Rows under their numbers. `time` is the timestamp, `span` the record's; `identity` says which fields of a record are the same."""
 
     resource: I64
     time: I64
+    span: I64
     identity: I64
     fields: Columns
     id: npt.NDArray[np.uint8]
@@ -71,7 +77,13 @@ class _Rows:
 
     def take(self, at: Any) -> _Rows:
         return _Rows(
-            self.resource[at], self.time[at], self.identity[at], self.fields.take(at), self.id[at], self.natural[at]
+            self.resource[at],
+            self.time[at],
+            self.span[at],
+            self.identity[at],
+            self.fields.take(at),
+            self.id[at],
+            self.natural[at],
         )
 
 
@@ -83,6 +95,7 @@ class Writer:
         self._cursor = connection.cursor()
         self._numbers = Numbers()
         self._met: list[tuple[int, int, int, bytes]] = []
+        self._plan = Plan()
         connection.create_function(MET, 4, self._remember)
 
     def write(self, batches: Sequence[pa.RecordBatch]) -> Written:
@@ -91,6 +104,7 @@ class Writer:
         cursor.execute("BEGIN IMMEDIATE")
         try:
             self._numbers.begin(cursor, _swept.value(cursor))
+            self._plan = plan(cursor)
             rows = _joined([self._numbered(cursor, batch) for batch in batches])
             stored = self._store(cursor, rows)
             cursor.execute("COMMIT")
@@ -102,12 +116,26 @@ class Writer:
         received = len(rows.time)
         return Written(received, stored, received - stored)
 
+    def write_events(self, some: Sequence[Event]) -> Written:
+        """All of the events, or none."""
+        self._cursor.execute("BEGIN IMMEDIATE")
+        try:
+            written = events.write(self._cursor, some)
+            self._cursor.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                self._cursor.execute("ROLLBACK")
+            raise
+        return written
+
     def _remember(self, row: int, state: int, form: int, raw: bytes) -> bool:
         self._met.append((row, state, form, raw))
         return False
 
     def _numbered(self, cursor: Cursor, batch: pa.RecordBatch) -> _Rows:
         time = int_column(batch, "timestamp")
+        if time.min() < 0 or time.max() >= TOO_LATE:
+            raise StoreError("a timestamp must lie between 1970 and 2200")
         which, kinds, kind = self._numbers.kinds_of(cursor, batch)
         resource = self._numbers.resources_of(cursor, batch)
         computed = natural.ids(kinds, which, *natural.row_keys(batch), time)
@@ -120,7 +148,10 @@ class Writer:
             self._numbers.states_of(cursor, batch, resource, time // SPAN),
         )
         identity = self._numbers.identities_of(cursor, kind)[which]
-        return _Rows(resource, time, identity, columns, own, natural.same(computed, own))
+        span = time // SPAN
+        if self._plan.names:
+            span = span + (self._plan.numbers([k.name for k in kinds], which, time) << BLOCK_BITS)
+        return _Rows(resource, time, span, identity, columns, own, natural.same(computed, own))
 
     def _store(self, cursor: Cursor, rows: _Rows) -> int:
         if rows.natural.all():
@@ -157,7 +188,7 @@ class Writer:
             rows, ties = rows.take(np.array(absent)), [tie for tie in ties if tie not in there]
         if ties:
             forms, state, raw = fields.pack(rows.fields, np.arange(len(ties)), rows.time)
-            cursor.executemany(_insert_tied.sql, _records(rows.time, rows.resource, ties, state, forms, raw))
+            cursor.executemany(_insert_tied.sql, _records(rows, ties, state, forms, raw))
         return rows
 
     def _store_natural(self, cursor: Cursor, rows: _Rows) -> _Rows:
@@ -166,7 +197,7 @@ class Writer:
         forms, state, raw = fields.pack(rows.fields, starts, rows.time)
         n = len(starts)
         self._met.clear()
-        records = _records(rows.time[starts], rows.resource[starts], [b""] * n, state, forms, raw)
+        records = _records(rows.take(starts), [b""] * n, state, forms, raw)
         cursor.executemany(_insert_natural.sql, ((*record, i) for i, record in enumerate(records)))
         met = self._met
         if not met:
@@ -183,7 +214,8 @@ class Writer:
         """Add to records what they do not have yet; what is there stays. Returns which rows were added."""
         number = np.array([m[0] for m in met], np.int64)
         begin = starts[number]
-        time, resource = rows.time[begin], rows.resource[begin]
+        heads = rows.take(begin)
+        time = heads.time
         old, of = fields.unpack([m[2] for m in met], [m[3] for m in met], [m[1] for m in met], time)
         at = _ranges(starts, len(rows.time), number)
         position = np.searchsorted(number, np.searchsorted(starts, at, side="right") - 1)
@@ -198,20 +230,17 @@ class Writer:
         forms, state, raw = fields.pack(together, first, time[record_of])
         added = kept >= len(of)
         changed = np.unique(record_of[added]).tolist()
-        records = list(_records(time, resource, [b""] * len(met), state, forms, raw))
+        records = list(_records(heads, [b""] * len(met), state, forms, raw))
         cursor.executemany(_merged.sql, [(*records[i][4:], *records[i][:4]) for i in changed])
         return at[kept[added] - len(of)]
 
 
-def _records(
-    time: I64, resource: I64, ties: list[bytes], state: I64, forms: I64, raw: list[bytes]
-) -> Iterator[tuple[Any, ...]]:
-    """The rows of the table, in the order of _INSERT_ORDER."""
-    span = time // SPAN
+def _records(heads: _Rows, ties: list[bytes], state: I64, forms: I64, raw: list[bytes]) -> Iterator[tuple[Any, ...]]:
+    """The rows of the table, in the order of _INSERT_ORDER. `heads`: a row of each record."""
     return zip(
-        span.tolist(),
-        resource.tolist(),
-        (time - span * SPAN).tolist(),
+        heads.span.tolist(),
+        heads.resource.tolist(),
+        (heads.time % SPAN).tolist(),
         ties,
         state.tolist(),
         forms.tolist(),
@@ -234,6 +263,7 @@ def _joined(parts: Sequence[_Rows]) -> _Rows:
     return _Rows(
         np.concatenate([p.resource for p in parts]),
         np.concatenate([p.time for p in parts]),
+        np.concatenate([p.span for p in parts]),
         np.concatenate([p.identity for p in parts]),
         fields.joined([p.fields for p in parts]),
         np.concatenate([p.id for p in parts]),
@@ -253,15 +283,16 @@ def _changes(*keys: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
 def _grouped(rows: _Rows) -> tuple[_Rows, I64]:
     """The rows in the order of the records' keys, the first of each id only; and where each record starts."""
     time, resource, identity = rows.time, rows.resource, rows.identity
-    if (time == time[0]).all() and resource.max() < 2**31 and identity.max() < 2**31:
+    span = rows.span
+    if (time == time[0]).all() and (span == span[0]).all() and resource.max() < 2**31 and identity.max() < 2**31:
         order = np.argsort(resource << 31 | identity, kind="stable")
     else:
-        order = np.lexsort((identity, time, resource, time // SPAN))
+        order = np.lexsort((identity, time, resource, span))
     rows = rows.take(order)
-    fresh = _changes(rows.resource, rows.time, rows.identity)
+    fresh = _changes(rows.span, rows.resource, rows.time, rows.identity)
     if not fresh.all():
         rows = rows.take(fresh)
-    return rows, np.flatnonzero(_changes(rows.resource, rows.time))
+    return rows, np.flatnonzero(_changes(rows.span, rows.resource, rows.time))
 
 
 # Rows go to the driver as tuples, in this order.

@@ -9,12 +9,18 @@ from hypothesis import strategies as st
 
 from nephoscope.batch import batch_of
 from nephoscope.filters import EVERYTHING
+from nephoscope.lifetimes import Lifetimes
 from nephoscope.store import ListQuery
 from nephoscope.times import SECOND
 from sinks.sql import SQLStore, expire
 from tests.sinks.oracle import Oracle
 from tests.sinks.strategies import START, TIMES, examples, written
 from tests.sinks.test_store_write import by_id, polled, rows
+
+
+def older(store, before, progress=None):
+    """Expire what is stamped before a time, events not."""
+    return store.expire(Lifetimes(samples=0), before, progress)
 
 
 def count(store, table):
@@ -37,7 +43,7 @@ def test_what_is_left_is_what_is_not_older(fresh_store, early, late, seconds, mo
             store.write([batch_of(batch).rows for batch in batches])
         all_samples, old_resources = len(oracle.by_id), {s.resource_id for s in oracle.samples()}
 
-        done = store.expire(before)
+        done = older(store, before)
         oracle.expire(before)
 
         assert done.samples == all_samples - len(oracle.by_id)
@@ -79,7 +85,7 @@ def test_nothing_is_left_of_what_has_no_sample_left(store):
     )
     store.write(rows(polled(resource="young", at=4000)))
 
-    done = store.expire(START + 1000 * SECOND)
+    done = older(store, START + 1000 * SECOND)
 
     assert (done.samples, done.resources) == (9, 9)
     assert [count(store, t) for t in ("record", "resource", "state", "series", "metadata", "word")] == [
@@ -94,7 +100,7 @@ def test_nothing_is_left_of_what_has_no_sample_left(store):
 
 def test_a_meter_without_samples_is_gone_though_its_resource_lives(store):
     store.write(rows(polled("old"), polled("cpu", at=600)))
-    store.expire(START + 1 * SECOND)
+    older(store, START + 1 * SECOND)
 
     assert [m.name for m in store.meters(ListQuery()).meters] == ["cpu"]
 
@@ -103,16 +109,16 @@ def test_a_second_time_does_nothing(store):
     store.write(rows(*(polled(at=n) for n in range(0, 1000, 60))))
     before = START + 500 * SECOND
 
-    assert store.expire(before).samples == 9
-    assert store.expire(before).samples == 0
-    assert store.expire(START - 10**9).samples == 0
+    assert older(store, before).samples == 9
+    assert older(store, before).samples == 0
+    assert older(store, START - 10**9).samples == 0
 
 
 def test_progress_is_told_after_each_step(store):
     store.write(rows(*(polled(resource=f"r{n}", at=n % 3000) for n in range(9000))))
     told = []
 
-    store.expire(START + 2000 * SECOND, told.append)
+    older(store, START + 2000 * SECOND, told.append)
 
     assert len(told) > 3
     assert [t.samples for t in told] == sorted(t.samples for t in told)
@@ -128,7 +134,7 @@ def test_two_at_once_and_a_writer_lose_nothing_and_leave_nothing(store, store_ur
     before = START + 9000 * SECOND
     other = SQLStore(store_url)
     done = []
-    expirers = [threading.Thread(target=lambda s=s: done.append(s.expire(before))) for s in (store, other)]
+    expirers = [threading.Thread(target=lambda s=s: done.append(older(s, before))) for s in (store, other)]
     for thread in expirers:
         thread.start()
     young = []
@@ -149,7 +155,7 @@ def test_another_writer_forgets_the_numbers_that_were_removed(store, store_url):
     """Its memory names a resource, a state and metadata that are no more."""
     other = SQLStore(store_url)
     other.write(rows(polled(metadata='{"a":1}', user_id="u")))
-    store.expire(START + 1 * SECOND)
+    older(store, START + 1 * SECOND)
     store.write(rows(polled(resource="usurper", at=900, metadata='{"b":1}')))
 
     again = polled(at=1200, metadata='{"a":1}', user_id="u")
@@ -164,7 +170,7 @@ def test_writers_get_their_turn(store, store_url):
     for t in range(0, 6000, 60):
         store.write(rows(*(polled(resource=f"r{n}", at=t) for n in range(600))))
     other = SQLStore(store_url)
-    thread = threading.Thread(target=lambda: other.expire(START + 6000 * SECOND))
+    thread = threading.Thread(target=lambda: older(other, START + 6000 * SECOND))
     thread.start()
     writes = 0
     longest = 0.0

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from nephoscope.errors import ConfigError, StoreError, Unavailable
+from nephoscope.lifetimes import Lifetimes
 from nephoscope.store import ListQuery
 from sinks.sql import SQLStore
 from tests.sinks.test_store_write import by_id, polled, rows
@@ -99,7 +100,7 @@ def test_a_killed_writer_leaves_whole_writes_and_nothing_else(store_url):
         assert store.check() == []
         if seed < 2:
             # Begin anew, so that the next one has something to store.
-            store.expire(2**61)
+            store.expire(Lifetimes(samples=0), 2**61)
             assert store.resources(ListQuery()).resources == ()
         else:
             store.write(rows(*samples()))
