@@ -40,12 +40,11 @@ _S29 = np.uint64(29)
 
 def digest(*parts: str | bytes | int) -> tuple[int, int]:
     """128 bits of length-delimited parts, as (hi, lo)."""
-    hasher = xxhash.xxh3_128()
+    pieces: list[bytes] = []
     for part in parts:
         raw = part.encode() if isinstance(part, str) else str(part).encode() if isinstance(part, int) else part
-        hasher.update(len(raw).to_bytes(8, "little"))
-        hasher.update(raw)
-    whole = hasher.intdigest()
+        pieces += (len(raw).to_bytes(8, "little"), raw)
+    whole = xxhash.xxh3_128_intdigest(b"".join(pieces))
     return whole >> 64, whole & 0xFFFFFFFFFFFFFFFF
 
 
@@ -109,9 +108,23 @@ def polled_id(source: str, meter: str, resource: str, timestamp: int) -> bytes:
 
 
 def notification_id(message_id: str, meter: str, position: int) -> bytes:
-    """The id of the sample that a definition makes of a notification, 16 bytes."""
-    hi, lo = digest("notification", message_id, meter, position)
-    return hi.to_bytes(8, "little") + lo.to_bytes(8, "little")
+    """The id of the sample that a definition makes of a notification, 16 bytes: as `digest` gives it, both lanes little endian."""
+    raw = message_id.encode()
+    digest = xxhash.xxh3_128_digest(_NOTIFICATION + len(raw).to_bytes(8, "little") + raw + _place(meter, position))
+    return digest[7::-1] + digest[:7:-1]
+
+
+def _delimited(*parts: str) -> bytes:
+    raws = [part.encode() for part in parts]
+    return b"".join(len(raw).to_bytes(8, "little") + raw for raw in raws)
+
+
+_NOTIFICATION = _delimited("notification")
+
+
+@lru_cache(maxsize=65536)
+def _place(meter: str, position: int) -> bytes:
+    return _delimited(meter, str(position))
 
 
 def drawn_id() -> bytes:

@@ -71,7 +71,8 @@ def _text(message: Mapping[str, Any], key: str, *, required: bool = False) -> st
     return value
 
 
-def _volume(value: Any) -> float:
+def volume_of(value: Any) -> float:
+    """A finite number; text that reads as one counts. Raises SampleError."""
     if value is None:
         raise SampleError("volume", "volume is missing")
     if isinstance(value, list | dict):
@@ -136,7 +137,7 @@ def sample_from_dict(message: Mapping[str, Any]) -> Sample:
         name=_text(message, prefix + "name", required=True),
         type=kind,
         unit=_text(message, prefix + "unit"),
-        volume=_volume(message.get(prefix + "volume")),
+        volume=volume_of(message.get(prefix + "volume")),
         user_id=_text(message, "user_id"),
         project_id=_text(message, "project_id"),
         resource_id=_text(message, "resource_id", required=True),

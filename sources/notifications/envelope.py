@@ -1,0 +1,126 @@
+"""What lies around a notification on the wire, and the one form in which definitions see it.
+
+oslo.messaging writes three forms (its drivers `messaging`, `messagingv2` and Kafka's):
+
+* v1: the bare object, the request's context in keys ``_context_*``;
+* v2: ``{"oslo.version": "2.0", "oslo.message": "<the bare object as text>"}``;
+* on Kafka: v2, with the context in one key ``_context`` of the inner object.
+
+Definitions of any age find their paths in `Notification.view`: the bare object with ``_context_*`` keys (up to Liberty), ``ctxt``
+and ``metadata`` (from Mitaka).
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import msgspec
+
+from nephoscope.errors import SampleError
+from nephoscope.sample import check_time
+from nephoscope.times import parse_time
+
+_CONTEXT = "_context_"
+_SECRET = ("auth_token", "service_catalog")
+"""Never kept: the token of whoever made the request, and a catalogue that is long."""
+
+
+class _Outer(msgspec.Struct):
+    """Either form: the envelope, or the bare object."""
+
+    inner: msgspec.Raw = msgspec.field(name="oslo.message", default=msgspec.Raw())
+
+
+class _Head(msgspec.Struct):
+    """What every notification says of itself. The rest is only read if a definition asks for it."""
+
+    message_id: str
+    event_type: str
+    timestamp: str
+    payload: msgspec.Raw
+    publisher_id: str | None = None
+    priority: str | None = None
+
+
+_outer = msgspec.json.Decoder(_Outer).decode
+_head = msgspec.json.Decoder(_Head).decode
+_text = msgspec.json.Decoder(str).decode
+_decode = msgspec.json.Decoder().decode
+
+
+class Notification:
+    """A notification. `timestamp` is in microseconds UTC."""
+
+    def __init__(self, raw: bytes | str, head: _Head, timestamp: int) -> None:
+        self._raw = raw
+        self._head = head
+        self.message_id = head.message_id
+        self.event_type = head.event_type
+        self.publisher_id = head.publisher_id or ""
+        self.priority = (head.priority or "").lower()
+        self.timestamp = timestamp
+
+    @cached_property
+    def view(self) -> dict[str, Any]:
+        """What JSONPaths are read from."""
+        inner: dict[str, Any] = _decode(self._raw)
+        inner.setdefault("metadata", {"message_id": self.message_id, "timestamp": self._head.timestamp})
+        context = inner.pop("_context", None)
+        if not isinstance(context, dict):
+            context = {name[9:]: value for name, value in inner.items() if name.startswith(_CONTEXT)}
+        else:
+            inner.update({_CONTEXT + name: value for name, value in context.items()})
+        for name in _SECRET:
+            inner.pop(_CONTEXT + name, None)
+            context.pop(name, None)
+        inner.setdefault("ctxt", context)
+        return inner
+
+    @property
+    def payload(self) -> Any:
+        """The payload."""
+        return self.view["payload"]
+
+
+def unwrap(body: bytes) -> Notification:
+    """Open a message. Raises SampleError whose reason is `json` or the name of the bad field."""
+    try:
+        inner = _outer(body).inner
+        raw: bytes | str = body
+        if inner:  # The bare object, as text; some write it as an object.
+            raw = _text(inner) if bytes(memoryview(inner)[:1]) == b'"' else bytes(inner)
+        head = _head(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise _named(body, error) from None
+    for name in ("message_id", "event_type"):
+        if not getattr(head, name):
+            raise SampleError(name, f"{name} is empty")
+    try:
+        timestamp = check_time(parse_time(head.timestamp))
+    except (ValueError, OverflowError):
+        raise SampleError("timestamp", f"timestamp must be an ISO 8601 time, not {head.timestamp[:40]!r}") from None
+    return Notification(raw, head, timestamp)
+
+
+def _named(body: bytes, error: Exception) -> SampleError:
+    """What exactly is wrong with a message that could not be opened."""
+    message: Any = None
+    what = "the message"
+    try:
+        message = _decode(body)
+        if isinstance(message, dict) and "oslo.message" in message:
+            what = "oslo.message"
+            message = message[what]
+            message = _decode(message) if isinstance(message, str) else message
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as broken:
+        return SampleError("json", f"{what} is not JSON: {broken}")
+    if not isinstance(message, dict):
+        return SampleError("json", f"{what} must be a JSON object, not {type(message).__name__}")
+    for name in ("message_id", "event_type", "timestamp"):
+        if not isinstance(message.get(name), str):
+            found = f"must be text, not {type(message[name]).__name__}" if name in message else "is missing"
+            return SampleError(name, f"{name} {found}")
+    if "payload" not in message:
+        return SampleError("payload", "payload is missing")
+    return SampleError("json", str(error))

@@ -1,0 +1,292 @@
+"""Samples of a notification, by definitions.
+
+The id of a sample follows from the notification's message_id, the meter and its position among the notification's samples of that meter, so a
+notification that arrives again makes the same samples again, and the flow and the stores keep the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from nephoscope.errors import SampleError
+from nephoscope.identity import notification_id
+from nephoscope.sample import TYPES, Sample, check_time, metadata_text, volume_of
+from nephoscope.times import parse_time
+from sources.notifications import builtin
+from sources.notifications.definitions import MANY, MeterDefinition
+from sources.notifications.envelope import Notification
+from sources.notifications.fields import Field, field_of
+from sources.notifications.paths import MISSING, PathError, compile_path
+
+_USER = field_of(tuple(map(compile_path, ("$.ctxt.user_id", "$.ctxt.user"))))
+_PROJECT = field_of(tuple(map(compile_path, ("$.ctxt.project_id", "$.ctxt.tenant_id", "$.ctxt.tenant"))))
+_REMEMBERED = 4096
+_RESERVED = "metering."
+"""Users mark what of an instance's own metadata is to stay with its samples by this prefix (reserved_metadata_namespace)."""
+_RESERVED_LENGTH = 256
+
+
+class Made(msgspec.Struct):
+    """What a notification came to: samples, and of each that could not be made the definition's name, a reason and the detail."""
+
+    samples: list[Sample]
+    refused: list[tuple[str, str, str]]
+    empty: int = 0
+    """Samples whose volume is null: there is nothing to measure yet (an image that is being saved has no size)."""
+
+    def refuse(self, what: str, reason: str, detail: str) -> None:
+        """Note what could not be made."""
+        self.refused.append((what, reason, detail))
+
+
+class Meters:
+    """Makes samples of notifications.
+
+    Args:
+        definitions: in their order.
+        source: the samples' source.
+        secret: what signs samples that come as notifications; empty: signatures are not checked.
+
+    """
+
+    def __init__(self, definitions: Sequence[MeterDefinition], source: str, secret: str = "") -> None:
+        self.definitions = tuple(definitions)
+        self._source = source
+        self._secret = secret
+        self._plans: dict[str, _Plan] = {}
+
+    def matching(self, event_type: str) -> tuple[MeterDefinition, ...]:
+        """The definitions for an event type."""
+        return self._plan(event_type).definitions
+
+    def samples(self, notification: Notification) -> Made:
+        """The samples of a notification. What one definition cannot make holds up no other."""
+        made = Made([], [])
+        if builtin.handles(notification.event_type):
+            made.samples += builtin.samples_of(notification, self._source, self._secret, made.refuse)
+        plan = self._plan(notification.event_type)
+        if not plan.definitions:
+            return made
+        reading = _Reading(plan, notification, self._source)
+        positions: dict[str, int] = {}
+        for definition, places in zip(plan.definitions, plan.places, strict=True):
+            try:
+                rows = reading.many(definition) if definition.lookup else [[reading.value(p) for p in places]]
+            except (SampleError, PathError) as error:
+                made.refused.append((definition.text, getattr(error, "reason", "path"), str(error)))
+                continue
+            for row in rows:
+                try:
+                    if row[_VOLUME] is None:
+                        made.empty += 1
+                        continue
+                    made.samples.append(reading.sample(definition, row, positions))
+                except SampleError as error:
+                    made.refused.append((definition.text, error.reason, str(error)))
+        return made
+
+    def _plan(self, event_type: str) -> _Plan:
+        known = self._plans.get(event_type)
+        if known is None:
+            if len(self._plans) >= _REMEMBERED:
+                self._plans.clear()
+            matching = tuple(d for d in self.definitions if d.event_types.matches(event_type))
+            known = self._plans[event_type] = _Plan(matching)
+        return known
+
+
+_VOLUME = MANY.index("volume")
+
+
+class _Plan:
+    """The definitions of an event type, and every field that they ask for, once.
+
+    `places`: of each definition, the places in `fields` of what MANY names (-1: not defined).
+    """
+
+    def __init__(self, definitions: tuple[MeterDefinition, ...]) -> None:
+        self.definitions = definitions
+        self.fields: list[Field] = []
+        found: dict[int, int] = {}
+        for definition in definitions:
+            asked = [getattr(definition, name) for name in MANY] + [definition.user_metadata, _USER, _PROJECT]
+            for field in (*asked, *(f for _, f in definition.metadata or ())):
+                if field is not None and found.setdefault(id(field), len(self.fields)) == len(self.fields):
+                    self.fields.append(field)
+        self.found = found
+        names = [_in_payload(field) for field in self.fields]
+        self.names = [name or "" for name in names]
+        self.slow = [i for i, name in enumerate(names) if name is None]
+        self.places = [[found.get(id(getattr(d, name)), -1) for name in MANY] for d in definitions]
+
+
+def _in_payload(field: Field) -> str | None:
+    """The name of what a field takes if it is a member of the payload, as nearly all are; else None."""
+    if field.plugin is not None or not field.paths or not isinstance(field.paths[0].names, tuple):
+        return None
+    names = field.paths[0].names
+    return names[1] if len(names) == 2 and names[0] == "payload" else None
+
+
+_UNREAD: Any = object()
+
+
+class _Reading:
+    """One notification while its samples are made. What several definitions ask for is looked up once."""
+
+    def __init__(self, plan: _Plan, notification: Notification, source: str) -> None:
+        self._plan = plan
+        self._notification = notification
+        self._view = notification.view
+        self._source = source
+        payload = self._view.get("payload")
+        self._values: list[Any] = []
+        if isinstance(payload, dict):
+            self._values = [payload.get(name, _UNREAD) for name in plan.names]
+            for place in plan.slow:
+                self._values[place] = _UNREAD
+        else:
+            self._values = [_UNREAD] * len(plan.fields)
+        self._texts: dict[object, str] = {}
+
+    def value(self, place: int) -> Any:
+        """The value of the plan's field at a place; MISSING at -1."""
+        if place < 0:
+            return MISSING
+        value = self._values[place]
+        # A null may have an alternative.
+        if value is _UNREAD or value is None:
+            value = self._values[place] = self._plan.fields[place].first(self._view)
+        return value
+
+    def first(self, field: Field | None) -> Any:
+        """As `value`, of a field."""
+        return MISSING if field is None else self.value(self._plan.found[id(field)])
+
+    def many(self, definition: MeterDefinition) -> list[list[Any]]:
+        """The fields of each sample of a definition with a lookup."""
+        columns: list[list[Any]] = []
+        longest = 0
+        for name in MANY:
+            field: Field | None = getattr(definition, name)
+            if field is not None and field.paths and (name in definition.lookup or name == "name"):
+                columns.append(field.all(self._view))
+                longest = max(longest, len(columns[-1]))
+            else:
+                columns.append([self.first(field)])
+        # Where all samples have one name, the longest of the other lists says how many they are.
+        count = len(columns[0]) if definition.name.paths else longest
+        for name, column in zip(MANY, columns, strict=True):
+            field = getattr(definition, name)
+            if field is not None and field.paths and name in definition.lookup:
+                if len(column) != count:
+                    raise SampleError(name, f"{len(column)} of {count} meters have {name}")
+            else:
+                column *= count if len(column) == 1 else 1
+        return [list(row) for row in zip(*columns, strict=True)]
+
+    def sample(self, definition: MeterDefinition, row: Sequence[Any], positions: dict[str, int]) -> Sample:
+        """The sample of a definition's fields, in the order of MANY. Raises SampleError."""
+        name, kind, unit, volume, resource, user, project, moment = row
+        notification = self._notification
+        if definition.name.paths:
+            name = _text(name, "name", definition.name)
+        if definition.type.paths:
+            kind = _text(kind, "type", definition.type)
+            if kind not in TYPES:
+                raise SampleError("type", f"type must be one of {', '.join(TYPES)}, not {kind[:40]!r}")
+        if definition.unit.paths:
+            unit = _text(unit, "unit", definition.unit, empty=True)
+        # Counted before anything can fail: a position names a place in the notification, not among what could be read.
+        position = positions.get(name, 0)
+        positions[name] = position + 1
+        if volume is MISSING:
+            raise SampleError("volume", f"there is no volume at {_where(definition.volume)}")
+        return Sample(
+            name=name,
+            type=kind,
+            unit=unit,
+            volume=volume_of(volume),
+            user_id=_who(user, "user_id") or _who(self.first(_USER), "user_id"),
+            project_id=_who(project, "project_id") or _who(self.first(_PROJECT), "project_id"),
+            resource_id=_text(resource, "resource_id", definition.resource_id),
+            timestamp=notification.timestamp if moment is MISSING else _moment(moment, notification.timestamp),
+            metadata=self._metadata(definition),
+            source=self._source,
+            id=notification_id(notification.message_id, name, position),
+        )
+
+    def _metadata(self, definition: MeterDefinition) -> str:
+        """The text of the metadata: what is defined, else the payload. Definitions that define the same share it."""
+        known = self._texts.get(definition.metadata_key)
+        if known is None:
+            known = self._texts[definition.metadata_key] = self._written(definition)
+        return known
+
+    def _written(self, definition: MeterDefinition) -> str:
+        notification = self._notification
+        if definition.metadata is None and definition.user_metadata is None:
+            payload = notification.payload if isinstance(notification.payload, dict) else {}
+            return metadata_text({**payload, "event_type": notification.event_type, "host": notification.publisher_id})
+        out: dict[str, Any] = {}
+        for name, field in definition.metadata or ():
+            value = self.first(field)
+            if value:  # As Ceilometer: neither nulls nor what is empty or zero.
+                out[name] = value
+        marked = _marked(self.first(definition.user_metadata))
+        if marked:
+            out["user_metadata"] = marked
+        return metadata_text(out)
+
+
+def _marked(given: Any) -> dict[str, Any]:
+    """What a user marked of an instance's metadata; a list of {key, value} is how some services write a mapping."""
+    if isinstance(given, list):
+        given = {i["key"]: i.get("value") for i in given if isinstance(i, dict) and isinstance(i.get("key"), str)}
+    if not isinstance(given, dict):
+        return {}
+    return {
+        name[len(_RESERVED) :].replace(".", "_"): value[:_RESERVED_LENGTH] if isinstance(value, str) else value
+        for name, value in given.items()
+        if name.startswith(_RESERVED) and len(name) > len(_RESERVED)
+    }
+
+
+def _where(field: Field) -> str:
+    return " or ".join(path.text for path in field.paths)
+
+
+def _text(value: Any, name: str, field: Field, *, empty: bool = False) -> str:
+    if isinstance(value, str) and value:
+        return value
+    if value is MISSING or value is None or value == "":
+        if empty:
+            return ""
+        raise SampleError(name, f"there is no {name} at {_where(field)}" if field.paths else f"{name} is empty")
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise SampleError(name, f"{name} must be text, not {type(value).__name__}")
+
+
+def _who(value: Any, name: str) -> str:
+    if isinstance(value, str):
+        return value
+    if value is MISSING or value is None:
+        return ""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise SampleError(name, f"{name} must be text, not {type(value).__name__}")
+
+
+def _moment(value: Any, default: int) -> int:
+    if value is MISSING or value is None or value == "":
+        return default
+    if not isinstance(value, str):
+        raise SampleError("timestamp", f"timestamp must be an ISO 8601 time, not {type(value).__name__}")
+    try:
+        return check_time(parse_time(value))
+    except (ValueError, OverflowError):
+        raise SampleError("timestamp", f"timestamp must be an ISO 8601 time, not {value[:40]!r}") from None

@@ -1,0 +1,142 @@
+"""JSONPath, compiled once.
+
+The language is jsonpath-ng's with its extensions (arithmetic, filters, `sub`, `split`, …), which continues jsonpath-rw, Ceilometer's. A path
+of plain steps, as nearly all are, runs as a few look-ups; any other is left to the library.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import jsonpath_ng
+from jsonpath_ng.ext.parser import parse
+from jsonpath_ng.ext.string import Split, Sub
+
+ALL = object()
+"""The step `[*]`."""
+
+Step = Any
+Find = Callable[[Any], list[Any]]
+
+MAX_PATH = 1000
+"""Characters of a path: its parser is recursive."""
+
+
+class PathError(ValueError):
+    """No JSONPath, or one that fails on what it is read from."""
+
+
+MISSING: Any = type("Missing", (), {"__repr__": lambda _: "MISSING", "__bool__": lambda _: False})()
+"""What a path that leads nowhere gives; one that leads to null gives None."""
+
+
+class Path:
+    """A compiled path. `one(view)` gives the first value that is not null, else None or MISSING; `all(view)` every value, nulls included.
+
+    Both raise PathError where the path cannot be worked out. `names`: of a path of names alone, those.
+    """
+
+    __slots__ = ("all", "names", "one", "text")
+
+    def __init__(self, text: str, find: Find, one: Callable[[Any], Any], names: tuple[str, ...] | None = None) -> None:
+        self.text = text
+        self.names = names
+        self.all = find
+        self.one = one
+
+    def __repr__(self) -> str:
+        """The path."""
+        return f"Path({self.text!r})"
+
+
+@lru_cache(maxsize=4096)
+def compile_path(text: str) -> Path:
+    """The path of a text. Equal texts give the same object. Raises PathError."""
+    if len(text) > MAX_PATH:
+        raise PathError(f"is longer than {MAX_PATH} characters")
+    try:
+        with warnings.catch_warnings():
+            # Files of old write unions and words without quotes: they are to load unchanged.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            tree = parse(text)
+    except Exception as error:  # noqa: BLE001 -- the library raises whatever its lexer and parser come across
+        raise PathError(f"is no JSONPath: {error}") from None
+    steps = _plain(tree)
+    if steps and all(isinstance(step, str) for step in steps):
+        return _by_names(text, tuple(steps))
+    find = _follower(steps) if steps is not None else _left_to_library(text, tree)
+
+    def one(view: Any) -> Any:
+        found = find(view)
+        return next((value for value in found if value is not None), None if found else MISSING)
+
+    return Path(text, find, one)
+
+
+def _by_names(text: str, names: tuple[str, ...]) -> Path:
+    """A path of names alone, as nearly all are."""
+
+    def one(view: Any) -> Any:
+        for name in names:
+            if not isinstance(view, dict):
+                return MISSING
+            view = view.get(name, MISSING)
+        return view
+
+    def find(view: Any) -> list[Any]:
+        value = one(view)
+        return [] if value is MISSING else [value]
+
+    return Path(text, find, one, names)
+
+
+def _plain(tree: Any) -> list[Step] | None:
+    """The steps of a path that has only plain ones, else None: names, numbers, ALL, and functions of text."""
+    if isinstance(tree, jsonpath_ng.Root):
+        return []
+    if isinstance(tree, jsonpath_ng.Child):
+        left, right = _plain(tree.left), _plain(tree.right)
+        return left + right if left is not None and right is not None else None
+    if isinstance(tree, jsonpath_ng.Fields):
+        return [tree.fields[0]] if len(tree.fields) == 1 and tree.fields[0] != "*" else None
+    if isinstance(tree, jsonpath_ng.Wildcard):
+        return [ALL]
+    if isinstance(tree, jsonpath_ng.Index):
+        return [tree.indices[0]] if len(tree.indices) == 1 else None
+    if isinstance(tree, Split | Sub):
+        return [tree]
+    return None
+
+
+def _follower(steps: list[Step]) -> Find:
+    def find(view: Any) -> list[Any]:
+        values = [view]
+        for step in steps:
+            values = _one_step(step, values)
+        return values
+
+    return find
+
+
+def _one_step(step: Step, values: list[Any]) -> list[Any]:
+    if step is ALL:
+        # As jsonpath-rw had it, and Swift's notifications need it: what is no list is a list of one.
+        return [v for value in values for v in (value if isinstance(value, list) else [value])]
+    if isinstance(step, str):
+        return [value[step] for value in values if isinstance(value, dict) and step in value]
+    if isinstance(step, int):
+        return [value[step] for value in values if isinstance(value, list) and -len(value) <= step < len(value)]
+    return [match.value for value in values if isinstance(value, str) for match in step.find(value)]
+
+
+def _left_to_library(text: str, tree: Any) -> Find:
+    def find(view: Any) -> list[Any]:
+        try:
+            return [match.value for match in tree.find(view)]
+        except Exception as error:  # noqa: BLE001 -- as above: arithmetic on what is no number, an index into text
+            raise PathError(f"{text} fails: {type(error).__name__}: {error}") from None
+
+    return find
