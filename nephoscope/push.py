@@ -7,7 +7,7 @@ flow and the stores keep the first. One without gets a fresh id each time it is 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -44,11 +44,16 @@ class Pushed:
 
 
 def push(
-    log: Log, samples: Iterable[Given], header: Header = PUSHED, *, max_sample_bytes: int = MAX_SAMPLE_BYTES
+    log: Log,
+    samples: Iterable[Given],
+    header: Header = PUSHED,
+    *,
+    max_sample_bytes: int = MAX_SAMPLE_BYTES,
+    seen: Callable[[list[Sample]], None] | None = None,
 ) -> Pushed:
     """Append samples, each to the partition of its resource, in their order.
 
-    What cannot be read, or is larger than `max_sample_bytes`, goes to the dead letters; the rest goes on. Raises as
+    What cannot be read, or is larger than `max_sample_bytes`, goes to the dead letters; the rest goes on, and is shown to `seen`. Raises as
     Log.append does; some blocks of 65536 samples may be in the log then.
     """
     counts = Counts("push")
@@ -64,6 +69,8 @@ def push(
         for letter in letters:
             counts.dropped(1, letter.reason)
             refused[letter.reason] = refused.get(letter.reason, 0) + 1
+        if seen is not None:
+            seen(good)
         log.append(SAMPLES, list(records_of(good, header, log.partitions(SAMPLES))))
         counts.sent(len(good))
         sent += len(good)
