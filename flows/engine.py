@@ -34,6 +34,7 @@ from flows.plan import Plan
 from flows.snapshot import Snapshot, restore, take
 from flows.stage import Output, process
 from flows.state import State
+from flows.tickets import Ticket
 from nephoscope.errors import Unavailable
 from nephoscope.topics import Consumer, Log, Message
 
@@ -42,6 +43,8 @@ RECOVERY_PARTITIONS = 8
 _NAP = timedelta(milliseconds=50)
 _REST = 0.5
 """Seconds between two looks at a log that is away."""
+_LOOK_AGAIN = timedelta(seconds=5)
+"""A snapshot that has samples which wait is made anew after so long, even if no message came."""
 _POLL = 256
 _AHEAD = 64
 """Messages of a partition that are read ahead of the flow."""
@@ -81,23 +84,49 @@ class Outlet(Protocol):
 
 
 class PartitionStage(StatefulBatchLogic[Message, Output, Snapshot]):
-    """One partition's stage."""
+    """One partition's stage. `queued`: the URLs of publishers with a queue, whose samples are in the snapshot until they are acknowledged."""
 
-    def __init__(self, plan: Plan, state: State, monitor: Monitor | None = None) -> None:
+    def __init__(
+        self, plan: Plan, state: State, monitor: Monitor | None = None, queued: frozenset[str] = frozenset()
+    ) -> None:
         self._plan = plan
         self._state = state
+        self._queued = queued
         self._told = None if monitor is None else monitor.add(state)
+        # What was not acknowledged at the snapshot that the state is from goes out first.
+        self._again = list(state.waiting)
+        self._kept = False
 
     def on_batch(self, values: list[Message]) -> tuple[Iterable[Output], bool]:
         """Messages of the partition, in order."""
+        before = self._take_again()
         with _first.kept():
             out = process(self._plan, self._state, values)
         out.at = values[-1].partition, values[-1].offset + 1, self._state.watermark
-        return [out], StatefulBatchLogic.RETAIN
+        for url in self._queued & out.published.keys():
+            out.tickets += [Ticket(url, rows) for rows in out.published[url]]
+        self._state.waiting = [ticket for ticket in self._state.waiting if ticket.left] + out.tickets
+        return [*before, out], StatefulBatchLogic.RETAIN
+
+    def on_notify(self) -> tuple[Iterable[Output], bool]:
+        """Nothing came, but the last snapshot has what waited then: hand it out, or take a new one."""
+        return self._take_again(), StatefulBatchLogic.RETAIN
+
+    def notify_at(self) -> datetime | None:
+        """When to be awake without a message."""
+        if self._again:
+            return datetime.now(UTC)
+        return datetime.now(UTC) + _LOOK_AGAIN if self._kept else None
+
+    def _take_again(self) -> list[Output]:
+        out, self._again = Output(tickets=self._again), []
+        return [out] if out.tickets else []
 
     def snapshot(self) -> Snapshot:
         """The state as it is now; its bytes are made when the engine pickles it."""
         began = time.perf_counter()
+        self._state.waiting = [ticket for ticket in self._state.waiting if ticket.left]
+        self._kept = bool(self._state.waiting)
         with _first.kept():
             snapshot = take(self._plan, self._state, self._told)
         if self._told is not None:
@@ -290,14 +319,15 @@ def build(
     sink: Sink[tuple[str, Output]],
     positioned: PositionedSink | None = None,
     monitor: Monitor | None = None,
+    queued: frozenset[str] = frozenset(),
 ) -> Dataflow:
-    """The dataflow: three steps, whatever the pipeline. Keys are the partition's number as text."""
+    """The dataflow: three steps, whatever the pipeline. Keys are the partition's number as text. `queued`: as PartitionStage has it."""
     flow = Dataflow("nephoscope")
     messages = op.input("log", flow, source)
 
     def stage(resume: Snapshot | None) -> PartitionStage:
         with _first.kept():
-            return PartitionStage(plan, State(plan) if resume is None else restore(plan, resume), monitor)
+            return PartitionStage(plan, State(plan) if resume is None else restore(plan, resume), monitor, queued)
 
     outputs = op.stateful_batch("stage", messages, stage)
     op.output("publish", outputs, sink)

@@ -77,6 +77,7 @@ class Monitor:
         self._sizes: dict[int, int] = {}
         self._offsets: dict[int, int] = {}
         self._moments: dict[int, int] = {}
+        self._queues: dict[str, Callable[[], Mapping[str, Any]]] = {}
         self._looking = threading.Lock()
         self._lag, self._looked = Lag(), float("-inf")
         health.look("log", self._log_part)
@@ -132,14 +133,19 @@ class Monitor:
             else:
                 self.counts.dropped(number, what, "" if where == "stage" else where)
 
-    def away(self, part: str, error: Exception) -> None:
-        """A part cannot be used now."""
-        self.counts.failed(part)
-        self._health.away(part, str(error))
+    def away(self, part: str, error: Exception, *, kind: str = "", needed: bool = True) -> None:
+        """A part cannot be used now. `kind`: the word that it is counted under. Not `needed`: the flow goes on without it."""
+        self.counts.failed(kind or part)
+        self._health.away(part, str(error), needed=needed)
 
     def back(self, part: str) -> None:
         """A part works."""
         self._health.back(part)
+
+    def publisher(self, name: str, report: Callable[[], Mapping[str, Any]]) -> None:
+        """A publisher with a queue, and who tells what waits in it."""
+        self._queues[name] = report
+        self._health.look(name, lambda: (True, report()), needed=False)
 
     # What is asked.
 
@@ -153,6 +159,8 @@ class Monitor:
         gauge("partitions", len(states), "Partitions whose state is here.")
         gauge("state_series", sum(s.size() for s in states), "Series that are remembered, a step counting by itself.")
         gauge("state_bytes", sum(list(self._sizes.values())), "Bytes of the last snapshot, of all partitions here.")
+        queued = sum(report()["queued"] for report in list(self._queues.values()))
+        Counts("publisher", ("publisher",)).gauge("queued", queued, "Samples that wait for publishers with a queue.")
         try:
             lag = self.lag()
         except Unavailable:

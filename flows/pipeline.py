@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from threading import current_thread, main_thread
 
@@ -21,12 +21,13 @@ from bytewax.dataflow import Dataflow
 
 from flows import engine
 from flows.monitor import Monitor
-from flows.outlet import PARTS, Outlets, Stopped, is_positioned, open_publisher
+from flows.outlet import PARTS, Outlets, Stopped
 from flows.plan import Options, Plan, compile_plan
 from flows.recovery import explained, hold
-from nephoscope import documents, registry
+from nephoscope import documents, publishers, registry
+from nephoscope.errors import Unavailable
 from nephoscope.health import Health, serve
-from nephoscope.pipeline import load_pipeline, load_polling
+from nephoscope.pipeline import STORE, load_pipeline, load_polling, resolve_publisher
 from nephoscope.settings import Settings, load_settings
 from nephoscope.times import SECOND
 from nephoscope.topics import SAMPLES, Log
@@ -96,14 +97,25 @@ def dataflow(settings: Settings, monitor: Monitor | None = None) -> Dataflow:
     def make_log() -> Log:
         return log_of(settings)
 
-    urls = sorted({url for sink in plan.sinks for url in sink.publishers if is_positioned(url)})
+    named = sorted({u for sink in plan.sinks for u in sink.publishers if resolve_publisher(u) != STORE})
+    in_place = [url for url in named if publishers.is_positioned(url)]
+    others = [url for url in named if url not in in_place]
+    for url in others:
+        _try_out(url, settings)
     return engine.build(
         plan,
         engine.LogSource(make_log, SAMPLES, monitor),
-        engine.OutletSink(lambda: Outlets(settings, make_log(), engine.stopping, monitor)),
-        engine.PositionedSink(urls, open_publisher) if urls else None,
+        engine.OutletSink(lambda: Outlets(settings, make_log(), engine.stopping, monitor, others)),
+        engine.PositionedSink(in_place, publishers.open_publisher) if in_place else None,
         monitor,
+        frozenset(url for url in others if publishers.delivery_of(url)[1].policy == publishers.QUEUE),
     )
+
+
+def _try_out(url: str, settings: Settings) -> None:
+    """ConfigError or MissingExtra for a publisher that could never be opened: its secrets are not there, its client is not installed."""
+    with suppress(Unavailable):
+        publishers.open_publisher(url, settings.telemetry_secret.get_secret_value()).close()
 
 
 def plan_of(settings: Settings) -> Plan:

@@ -19,7 +19,9 @@ from flows.interning import Interner
 from flows.one_to_one import MAX_STEPS, STEP_BITS, SeriesState
 from flows.plan import Plan
 from flows.state import State
+from flows.tickets import Ticket
 from flows.transformer import unpack
+from nephoscope.batch import Batch, compact, decode, encode
 from nephoscope.errors import NephoscopeError
 
 VERSION = 1
@@ -85,6 +87,8 @@ def _pack_array(value: Any) -> Any:
         return [value.dtype.str, np.ascontiguousarray(value).view(np.uint8).data if value.size else b""]
     if isinstance(value, np.generic):
         return value.item()
+    if isinstance(value, pa.RecordBatch):
+        return encode(Batch(compact(value)))
     raise NotImplementedError(type(value))
 
 
@@ -111,6 +115,7 @@ def take(plan: Plan, state: State, tell: Callable[[int, float], None] | None = N
             "series": series,
             "gaps": [(slot, tuple(gaps)) for slot, gaps in state.periods.gaps.items()],
             "steps": steps,
+            "waiting": [[ticket.url, ticket.rows] for ticket in state.waiting if ticket.left],
         },
         tell=tell,
     )
@@ -141,6 +146,7 @@ def restore(plan: Plan, snapshot: Snapshot) -> State:
         step = known.get(key)
         if step is not None and step.transformer.load is not None:
             state.steps[step.number] = step.transformer.load(step, packed)
+    state.waiting = [Ticket(url, decode(raw).rows) for url, raw in parts.get("waiting", ())]
     return state
 
 

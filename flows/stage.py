@@ -24,6 +24,7 @@ from flows.layout import Layout, layout_of
 from flows.plan import Plan, PlanStep
 from flows.rows import Bools, Rows, Watermarks, batch_of_rows, rows_of
 from flows.state import State
+from flows.tickets import Ticket
 from flows.transformer import Context
 from flows.validity import refused
 from nephoscope.batch import EMPTY, HAS_NULLS, Batch, decode, has_nulls
@@ -52,7 +53,7 @@ class Output:
 
     published: batches by publisher, as the pipeline names it (a row once for each publisher, whatever sinks led there); sinks: batches by sink's name (only when
     asked for); counts: by (where, reason); dead: what was refused; at: where the log has been read to, as the engine knows it: (partition,
-    next offset, watermark).
+    next offset, watermark); tickets: what of `published` is for publishers with a queue.
     """
 
     published: dict[str, list[pa.RecordBatch]] = field(default_factory=dict)
@@ -60,6 +61,7 @@ class Output:
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     dead: list[Dead] = field(default_factory=list)
     at: tuple[int, int, int] | None = None
+    tickets: list[Ticket] = field(default_factory=list)
 
     def add(self, publishers: Iterable[str], batch: pa.RecordBatch) -> None:
         """Publish a batch to each of these."""

@@ -12,6 +12,7 @@ from flows import dedupe
 from flows.one_to_one import MAX_NAMES, SeriesState
 from flows.plan import Plan
 from flows.rows import Strings, Watermarks
+from flows.tickets import Ticket
 from nephoscope.times import MIN_TIME
 
 
@@ -30,6 +31,7 @@ class State:
         "strings",
         "swept",
         "totals",
+        "waiting",
         "watermark",
     )
 
@@ -52,6 +54,8 @@ class State:
         self.swept = 1024
         self.layouts: dict[bytes, Any] = {}
         self.caches: dict[Any, Any] = {}
+        self.waiting: list[Ticket] = []
+        """What publishers with a queue have not acknowledged yet."""
 
     def full(self) -> bool:
         """Whether no further meter can be numbered."""

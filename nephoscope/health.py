@@ -4,7 +4,8 @@
 
     {"ready": false, "component": "flow", "since": "2026-01-01T00:00:00",
      "parts": {"store": {"ready": false, "since": "2026-01-01T09:30:00", "seconds": 12.5, "detail": "…"},
-               "log": {"ready": true, "lag_messages": 3, "lag_seconds": 0.8}}}
+               "log": {"ready": true, "lag_messages": 3, "lag_seconds": 0.8},
+               "http://127.0.0.1:8080/hook": {"ready": false, "needed": false, "queued": 1200, …}}}
 
 The server is for the machine's own monitoring: unauthenticated, on loopback unless the settings say otherwise.
 """
@@ -49,11 +50,13 @@ class Health:
         self._lock = threading.Lock()
         self._away: dict[str, tuple[int, float, str] | None] = dict.fromkeys(parts)
         self._looks: dict[str, Look] = {}
+        self._spare: set[str] = set()
         self._refresh: list[Callable[[], None]] = []
 
-    def away(self, part: str, detail: str = "") -> None:
-        """A part cannot be used now; `since` is when that was said first."""
+    def away(self, part: str, detail: str = "", *, needed: bool = True) -> None:
+        """A part cannot be used now; `since` is when that was said first. Not `needed`: that is shown, and the process is ready all the same."""
         with self._lock:
+            (self._spare.discard if needed else self._spare.add)(part)
             known = self._away.get(part)
             since, began = known[:2] if known else (times.now(), time.monotonic())
             self._away[part] = since, began, detail
@@ -64,9 +67,10 @@ class Health:
             with self._lock:
                 self._away[part] = None
 
-    def look(self, part: str, look: Look) -> None:
+    def look(self, part: str, look: Look, *, needed: bool = True) -> None:
         """Have a part looked at whenever somebody asks."""
         with self._lock:
+            (self._spare.discard if needed else self._spare.add)(part)
             self._away.setdefault(part, None)
             self._looks[part] = look
 
@@ -77,7 +81,7 @@ class Health:
     def report(self) -> dict[str, Any]:
         """What /ready says."""
         with self._lock:
-            away, looks = dict(self._away), dict(self._looks)
+            away, looks, spare = dict(self._away), dict(self._looks), set(self._spare)
         parts: dict[str, dict[str, Any]] = {}
         for name, state in away.items():
             part: dict[str, Any] = {"ready": state is None}
@@ -91,9 +95,11 @@ class Health:
             if name in looks:
                 ready, more = looks[name]()
                 part |= {**more, "ready": part["ready"] and ready}
+            if name in spare:
+                part["needed"] = False
             parts[name] = part
         return {
-            "ready": all(p["ready"] for p in parts.values()),
+            "ready": all(p["ready"] or name in spare for name, p in parts.items()),
             "component": self.component,
             "since": times.format_time(self._since),
             "parts": parts,

@@ -351,18 +351,33 @@ class Store(Protocol):
 # -- publishers
 
 
+class Refused(StoreError):
+    """A publisher's receiver will never take `rows`. All else that was published is out."""
+
+    def __init__(self, message: str, rows: Sequence[pa.RecordBatch]) -> None:
+        self.rows = list(rows)
+        super().__init__(message)
+
+
 class Publisher(Protocol):
-    """Passes samples on. Not safe for several threads."""
+    """Passes samples on. Not safe for several threads. nephoscope.publishers says what else its class may have."""
 
     guarantee: str
     """One sentence: what is sure once `flush` has returned, and what happens after a restart."""
 
     def publish(self, rows: Rows) -> None:
-        """Take the rows, in their order; they are out once `flush` has returned. Raises Unavailable, or StoreError for good."""
+        """Take the rows, in their order; they are out once `flush` has returned.
+
+        Raises Unavailable, the same call may succeed later; Refused, or StoreError where none of it will ever be taken.
+        """
         ...
 
     def flush(self) -> None:
-        """Send what was published."""
+        """Send what was published. Raises as publish does; after Unavailable the next flush sends what did not go out."""
+        ...
+
+    def discard(self) -> int:
+        """Forget what was published and is not out. How many samples that were."""
         ...
 
     def close(self) -> None:

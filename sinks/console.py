@@ -17,6 +17,7 @@ class ConsolePublisher:
     """Prints a line for each sample. Raises Unavailable where nobody reads any longer."""
 
     guarantee = "at least once: what was printed after the last snapshot is printed again after a restart"
+    policy = "wait"
 
     def __init__(self, url: str = "stdout://", stream: BinaryIO | None = None) -> None:
         if url.partition("://")[2].strip("/"):
@@ -39,6 +40,10 @@ class ConsolePublisher:
             (self._stream or sys.stdout.buffer).flush()
         except OSError as error:
             raise Unavailable(f"standard output: {error}") from error
+
+    def discard(self) -> int:
+        """Forget nothing: what was printed is out."""
+        return 0
 
     def close(self) -> None:
         """Flush; standard output stays open."""

@@ -92,6 +92,13 @@ class FilePublisher:
         except OSError as error:
             raise Unavailable(f"{self._path}: {error.strerror}") from error
 
+    def discard(self) -> int:
+        """Forget what is not written."""
+        count = len(self._lines)
+        self._lines.clear()
+        self._waiting = 0
+        return count
+
     def close(self) -> None:
         """Flush, and close the file."""
         if self._file is not None:

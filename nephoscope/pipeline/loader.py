@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from nephoscope import matching
+from nephoscope import matching, publishers, registry
 from nephoscope.documents import Checker, Node, join
 from nephoscope.errors import nearest
 from nephoscope.pipeline.model import (
@@ -189,6 +189,9 @@ class Loader:
             self.check.wrong(f"there is no publisher {scheme!r}", line, path, _GONE[scheme])
         elif scheme not in self.schemes:
             self.check.wrong(f"there is no publisher {scheme!r}", line, path, nearest(scheme, self.schemes))
+        elif scheme != STORE and scheme in registry.names(registry.PUBLISHER):
+            for problem in publishers.check(url):
+                self.check.wrong(problem.message, line, path, problem.hint)
 
     def _name(self, read: Mapping[str, Node], node: Node, path: str) -> str:
         if _absent(read, "name"):

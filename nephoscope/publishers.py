@@ -1,0 +1,239 @@
+"""What publishers share: their URLs, with options that are checked when a pipeline is loaded, and what happens when one is away.
+
+A publisher's class may say
+
+* `check(url)`: raises ConfigError for a URL that it cannot use. Called when a pipeline is loaded, without network and without secrets.
+* `policy`: what happens while it is away, where its URL does not say: one of POLICIES, by default ``queue``.
+* `secrets = True`: it takes the setting telemetry_secret as its second argument.
+
+All publishers but those that keep their place in the snapshot (nephoscope.store.Positioned) know the options of DELIVERY: they are taken out of
+the URL before the publisher sees it. A secret stands in a URL by reference only: ``${env:NAME}`` or ``${file:/path}``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from nephoscope import registry
+from nephoscope.errors import ConfigError, MissingExtra, Problem, nearest
+from nephoscope.store import Positioned, Publisher
+
+WAIT, QUEUE, DROP = "wait", "queue", "drop"
+POLICIES: Final = (WAIT, QUEUE, DROP)
+_REFERENCE = re.compile(r"\$\{(env|file):([^}]*)\}")
+
+
+class Option(NamedTuple):
+    """What a URL's option takes. `read` gives its value or raises ValueError with what is expected."""
+
+    read: Callable[[str], Any]
+    default: Any = None
+    secret: bool = False
+
+
+def text(value: str) -> str:
+    """Any text but the empty one."""
+    if not value:
+        raise ValueError("some text")
+    return value
+
+
+def flag(value: str) -> bool:
+    """True or false in the words that Ceilometer took."""
+    word = value.lower()
+    if word in {"1", "t", "true", "on", "y", "yes"}:
+        return True
+    if word in {"0", "f", "false", "off", "n", "no"}:
+        return False
+    raise ValueError("true or false")
+
+
+def whole(least: int, most: int) -> Callable[[str], int]:
+    """A whole number."""
+
+    def read(value: str) -> int:
+        if not value.isdecimal() or not least <= int(value) <= most:
+            raise ValueError(f"a whole number from {least} to {most}")
+        return int(value)
+
+    return read
+
+
+def seconds(least: float, most: float) -> Callable[[str], float]:
+    """A time in seconds."""
+
+    def read(value: str) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            number = float("nan")
+        if not least <= number <= most:
+            raise ValueError(f"seconds from {least:g} to {most:g}")
+        return number
+
+    return read
+
+
+def one_of(*words: str) -> Callable[[str], str]:
+    """One of these words."""
+
+    def read(value: str) -> str:
+        if value not in words:
+            raise ValueError(nearest(value, words) if len(words) > 1 else f"only {words[0]}")
+        return value
+
+    return read
+
+
+def _policy(value: str) -> str:
+    # Ceilometer's own word for waiting until a message is sent.
+    return WAIT if value == "default" else one_of(*POLICIES)(value)
+
+
+DELIVERY: Final[Mapping[str, Option]] = {
+    "policy": Option(_policy),
+    "max_queue_length": Option(whole(1, 10_000_000), 100_000),
+    "max_retries": Option(whole(0, 1_000_000)),
+    "max_retry": Option(whole(0, 1_000_000)),
+}
+"""What every publisher's URL takes. max_queue_length: samples; max_retries (Kafka's old spelling: max_retry): tries after the first one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What happens while a publisher is away. `max_retries` None: it is tried until it is there again."""
+
+    policy: str = QUEUE
+    max_queue_length: int = 100_000
+    max_retries: int | None = None
+
+
+class Address(NamedTuple):
+    """A publisher's URL, read. `place` is what stands between :// and the path, as written; `rest`: the options left to others, as written."""
+
+    scheme: str
+    place: str
+    path: str
+    options: dict[str, Any]
+    rest: str
+
+
+def read_url(url: str, known: Mapping[str, Option], *, resolve: bool = True, open_query: bool = False) -> Address:
+    """A URL with its options read. ConfigError with every problem; an unknown option comes with the nearest word.
+
+    resolve: put what they refer to in the place of references. open_query: an option that is near none of the known ones is no mistake but
+    belongs to the URL itself.
+    """
+    problems: list[Problem] = []
+    parts = urlsplit(url)
+    values = {name: option.default for name, option in known.items()}
+    rest = []
+    for pair in filter(None, parts.query.split("&")):
+        ((name, value),) = parse_qsl(pair, keep_blank_values=True) or [("", "")]
+        option = known.get(name)
+        if option is None:
+            hint = nearest(name, known)
+            if open_query and not hint.startswith("did you mean"):
+                rest.append(pair)
+            else:
+                problems.append(Problem(f"there is no option {name!r} of {parts.scheme}://", hint=hint))
+            continue
+        try:
+            values[name] = _value(name, value, option, resolve=resolve)
+        except ValueError as error:
+            shown = "…" if option.secret else value
+            problems.append(Problem(f"{name}={shown}", hint=str(error)))
+    if problems:
+        raise ConfigError(problems)
+    return Address(parts.scheme.lower(), parts.netloc, unquote(parts.path), values, "&".join(rest))
+
+
+def _value(name: str, value: str, option: Option, *, resolve: bool) -> Any:
+    if option.secret and not _REFERENCE.fullmatch(value):
+        raise ValueError(f"a secret stands here by reference: {name}=${{env:NAME}} or {name}=${{file:/path}}")
+    if "${" not in value:
+        return option.read(value)
+    return option.read(referenced(value)) if resolve else option.default
+
+
+def referenced(value: str) -> str:
+    """A text with its references replaced. ValueError where one cannot be."""
+
+    def replace(match: re.Match[str]) -> str:
+        kind, what = match.groups()
+        try:
+            if kind == "env":
+                return os.environ[what]
+            return Path(what).expanduser().read_text(encoding="utf-8").rstrip("\r\n")
+        except KeyError:
+            raise ValueError(f"the variable {what} is not set") from None
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            raise ValueError(f"cannot read {what}: {reason}") from None
+
+    return _REFERENCE.sub(replace, value)
+
+
+def delivery_of(url: str) -> tuple[str, Delivery]:
+    """(the URL without the options of DELIVERY, what they say). ConfigError where they are wrong or the publisher is not known."""
+    kind = _class_of(url)
+    if _positioned(kind):
+        return url, Delivery(WAIT)
+    before, mark, query = url.partition("?")
+    ours = [p for p in query.split("&") if p.partition("=")[0] in DELIVERY]
+    rest = "&".join(p for p in query.split("&") if p.partition("=")[0] not in DELIVERY)
+    options = read_url("x://?" + "&".join(ours), DELIVERY).options
+    retries = options["max_retries"] if options["max_retries"] is not None else options["max_retry"]
+    policy = options["policy"] or getattr(kind, "policy", QUEUE)
+    return before + (mark and rest and mark + rest), Delivery(policy, options["max_queue_length"], retries)
+
+
+def check(url: str) -> list[Problem]:
+    """What is wrong with a publisher's URL; empty too where the client that it needs is not installed: it could not run here at all."""
+    try:
+        kind = _class_of(url)
+        plain, _ = delivery_of(url)
+        if hasattr(kind, "check"):
+            kind.check(plain if "://" in plain else f"{plain}://")
+    except MissingExtra:
+        return []
+    except ConfigError as error:
+        return list(error.problems)
+    return []
+
+
+def open_publisher(url: str, telemetry_secret: str = "") -> Publisher:
+    """The publisher of a URL, its options of DELIVERY left out. Raises ConfigError, MissingExtra, Unavailable."""
+    kind = _class_of(url)
+    plain, _ = delivery_of(url)
+    more = (telemetry_secret,) if getattr(kind, "secrets", False) else ()
+    made: Publisher = kind(plain if "://" in plain else f"{plain}://", *more)
+    return made
+
+
+def is_positioned(url: str) -> bool:
+    """Whether a publisher keeps its place in the flow's snapshot (nephoscope.store.Positioned)."""
+    return _positioned(_class_of(url))
+
+
+def label_of(url: str) -> str:
+    """What a publisher is called in logs and metrics: nothing in it is secret. Of a web address the path is cut short, which may be."""
+    parts = urlsplit(url if "://" in url else f"{url}://")
+    path = parts.path
+    if parts.scheme.lower() in {"http", "https"} and path.count("/") > 1:
+        path = f"/{path.split('/')[1]}/…"
+    return f"{parts.scheme.lower()}://{parts.netloc.rpartition('@')[2]}{path}"
+
+
+def _positioned(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Positioned)
+
+
+def _class_of(url: str) -> Any:
+    return registry.load(registry.PUBLISHER, url.partition(":")[0].lower())
