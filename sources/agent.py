@@ -113,6 +113,7 @@ class Agent:
         self._partitions = log.partitions(SAMPLES)
         self._gatherer = Gatherer(self._partitions, source, max_sample_bytes)
         self._gathered: list[Poll] = []
+        self._received = 0
         self._gathered_since = 0
         least = min(self._targets.intervals, default=1) * SECOND
         self._window = min(max(least // 20, SECOND // 5), 2 * SECOND)
@@ -162,7 +163,7 @@ class Agent:
         self._collect()
         self._start(now)
         self._collect()
-        self._flush(now)
+        self._flush(self._clock())
         self._acknowledge()
         self._tell()
         return self._wait(now)
@@ -249,15 +250,18 @@ class Agent:
     def _start(self, now: int) -> None:
         if self._writer.rows + self._gatherer.rows >= self._max_backlog:
             return
+        jobs = []
         # What is handed out waits in memory until it is done, and with it what it gives.
         for poll in self._schedule.start(now, max(0, _AT_ONCE - self._workers.busy)):
-            ask = self._targets.ask(poll.target, poll.intervals)
-            pollster = poll.target.pollster
-            timeout = pollster.timeout or min(self._timeout, poll.target.intervals[0] / SECOND)
-            call = partial(pollster.poll, poll.target.resource, ask.meters)
-            job = Job(_Polled(poll, ask), call, timeout, poll.expires)
-            self._jobs[poll.target.key] = job
-            self._workers.submit(job)
+            target = poll.target
+            ask = self._targets.ask(target, poll.intervals)
+            timeout = target.pollster.timeout or min(self._timeout, target.intervals[0] / SECOND)
+            job = Job(
+                _Polled(poll, ask), partial(target.pollster.poll, target.resource, ask.meters), timeout, poll.expires
+            )
+            self._jobs[target.key] = job
+            jobs.append(job)
+        self._workers.submit(*jobs)
 
     def _collect(self) -> None:
         for outcome in self._workers.outcomes():
@@ -299,7 +303,7 @@ class Agent:
             self._gathered_since = now
         # The middle of the call is nearest to when it was read.
         measured_at = (outcome.began + outcome.ended) // 2
-        self.counts.received(self._gatherer.add(outcome.items, ask.headers, poll.due, measured_at, late=poll.late))
+        self._received += self._gatherer.add(outcome.items, ask.headers, poll.due, measured_at, late=poll.late)
         self._gathered.append(poll)
         schedule.finished(poll, now, silence=silence)
 
@@ -356,6 +360,8 @@ class Agent:
                 )
 
     def _tell(self) -> None:
+        self.counts.received(self._received)
+        self._received = 0
         counted = self._schedule.counts
         self.totals.update(counted)
         for what in ("missed", "silenced"):

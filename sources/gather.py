@@ -17,7 +17,7 @@ from nephoscope import identity
 from nephoscope.batch import SCHEMA, Batch, Header, encode_split
 from nephoscope.dead_letters import KEPT, DeadLetter
 from nephoscope.errors import SampleError
-from nephoscope.partition import partition
+from nephoscope.partition import jump, key_hash
 from nephoscope.push import MAX_SAMPLE_BYTES, too_large
 from nephoscope.sample import DEFAULT_SOURCE, check_time, metadata_text, to_json
 from nephoscope.times import NEVER
@@ -25,6 +25,10 @@ from nephoscope.topics import Record
 from sources.pollster import Meter, Reading
 
 _REMEMBERED = 10_000
+_RESOURCES = 1 << 18
+_TIME = pa.timestamp("us", tz="UTC")
+_BAD = (TypeError, ValueError, OverflowError, AttributeError)
+"""What a pollster's readings may raise that are not what they should be."""
 
 
 class _Words(dict[str, int]):
@@ -82,6 +86,8 @@ class Gatherer:
         self._meters: dict[Meter, int] = {}
         # By identity first: to hash a Meter takes longer than all else that is done for a reading.
         self._known: dict[int, tuple[Meter, int]] = {}
+        # (partition, key of the id) of each resource: the same come back each period.
+        self._resources: dict[str, tuple[int, tuple[int, int]]] = {}
         self._letters: list[DeadLetter] = []
         self.rows = 0
 
@@ -97,10 +103,11 @@ class Gatherer:
         """Take the readings of one poll whose meters are in `headers`; how many there were. Bad ones go to the dead letters.
 
         `due` is their timestamp, `measured_at` stands where a reading does not say it better. Readings of one resource that come
-        one after another, and headers that are one object, are the cheapest.
+        one after another and share its metadata, and headers that are one object, are the cheapest.
         """
         count = 0
         before = len(self._letters)
+        moment = (due, measured_at, late)
         of = header_of = resource = user = project = None
         columns: _Columns = _NONE
         known = self._known
@@ -121,7 +128,9 @@ class Gatherer:
                     or reading.project_id != project
                 ):
                     of = header_of = None
-                    columns = self._block(reading, header, due, measured_at, late=late)
+                    columns = self._block(
+                        reading.resource_id, reading.metadata, reading.user_id, reading.project_id, header, moment
+                    )
                     of, header_of, resource = reading.metadata, header, reading.resource_id
                     user, project = reading.user_id, reading.project_id
                 volume = float(reading.volume)
@@ -136,33 +145,38 @@ class Gatherer:
                 columns.volumes.append(volume)
             except SampleError as error:
                 self._refuse(reading, error.reason, str(error))
-            except (TypeError, ValueError, OverflowError, AttributeError) as error:
+            except _BAD as error:
                 self._refuse(reading, "reading", f"{type(error).__name__}: {error}")
         self.rows += count - (len(self._letters) - before)
         return count
 
-    def _block(self, reading: Reading, header: Header, due: int, measured_at: int, *, late: bool) -> _Columns:
+    def _block(
+        self,
+        resource: str,
+        metadata: Mapping[str, Any] | str,
+        user: str,
+        project: str,
+        header: Header,
+        moment: tuple[int, int, bool],
+    ) -> _Columns:
         """Begin a run of rows that have resource, owner, metadata and header in common. Raises SampleError, TypeError."""
-        text = reading.metadata if isinstance(reading.metadata, str) else metadata_text(reading.metadata)
-        self._check(reading, text)
-        place = partition(reading.resource_id, self._partitions)
-        columns = self._groups.get((place, header))
+        text = metadata if isinstance(metadata, str) else metadata_text(metadata)
+        self._check(resource, user, project, text)
+        known = self._resources.get(resource) or self._remember(resource)
+        columns = self._groups.get((known[0], header))
         if columns is None:
-            columns = self._groups[place, header] = _Columns()
-        resources, metadata, users, projects = columns.words
+            columns = self._groups[known[0], header] = _Columns()
+        resources, texts, users, projects = columns.words
         columns.starts.append(len(columns.meter))
-        columns.blocks.append(
-            (
-                resources[reading.resource_id],
-                metadata[text],
-                users[reading.user_id],
-                projects[reading.project_id],
-                due,
-                measured_at,
-                late,
-            )
-        )
+        columns.blocks.append((resources[resource], texts[text], users[user], projects[project], *moment))
         return columns
+
+    def _remember(self, resource: str) -> tuple[int, tuple[int, int]]:
+        if len(self._resources) >= _RESOURCES:
+            self._resources.clear()
+        found = jump(key_hash(resource), self._partitions), identity.digest("resource", resource)
+        self._resources[resource] = found
+        return found
 
     def _number(self, meter: Meter) -> tuple[Meter, int]:
         if len(self._known) >= _REMEMBERED:
@@ -187,14 +201,14 @@ class Gatherer:
             self._known.clear()
         return out
 
-    def _check(self, reading: Reading, text: str) -> None:
+    def _check(self, resource: str, user: str, project: str, text: str) -> None:
         try:
-            size = too_large(self._limit, reading.resource_id, reading.user_id, reading.project_id, text)
+            size = too_large(self._limit, resource, user, project, text)
         except UnicodeEncodeError as error:
             raise SampleError("text", f"not UTF-8: {error.reason}") from None
         if size:
             raise SampleError("too_large", f"{size} bytes; the limit is {self._limit}")
-        if not reading.resource_id:
+        if not resource:
             raise SampleError("resource_id", "resource_id is missing")
 
     def _refuse(self, reading: Reading, reason: str, detail: str) -> None:
@@ -217,7 +231,11 @@ class Gatherer:
             rows, moments = np.array(columns.exact, np.int64).T
             measured[rows] = moments
         resources, metadata, users, projects = columns.words
-        used, meter = np.unique(np.array(columns.meter, np.int32), return_inverse=True)
+        numbers: Any = np.array(columns.meter, np.int32)
+        used = np.flatnonzero(np.bincount(numbers, minlength=len(self._meters)))
+        places: Any = np.zeros(len(self._meters), np.int32)
+        places[used] = np.arange(len(used))
+        meter = places[numbers]
         every = list(self._meters)
         meters = [every[i] for i in used.tolist()]
         arrays = {
@@ -241,14 +259,14 @@ class Gatherer:
     def _ids(self, meters: list[Meter], meter: Any, resources: list[str], resource: Any, times: Any) -> pa.Array:
         """identity.polled_id of every row."""
         bases = np.array([identity.base_key(("polled", self._source, m.name)) for m in meters], np.uint64)
-        keys = np.array([identity.resource_key(r) for r in resources], np.uint64)
+        keys = np.array([(self._resources.get(r) or self._remember(r))[1] for r in resources], np.uint64)
         hi, lo = identity.keyed(bases[meter, 0], bases[meter, 1], keys[resource, 0], keys[resource, 1], times)
         ids = np.ascontiguousarray(identity.pack(hi, lo))
         return pa.Array.from_buffers(pa.binary(16), len(ids), [None, pa.py_buffer(ids)])
 
 
 def _times(values: Any) -> pa.Array:
-    return pa.array(values).cast(pa.timestamp("us", tz="UTC"))
+    return pa.Array.from_buffers(_TIME, len(values), [None, pa.py_buffer(np.ascontiguousarray(values))])
 
 
 def _dictionary(numbers: Any, words: list[str]) -> pa.DictionaryArray:

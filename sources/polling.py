@@ -6,7 +6,7 @@ one poll too, whose samples are tagged for each source that asked for their mete
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from nephoscope.batch import Header
@@ -69,7 +69,8 @@ class Targets:
         self.namespaces = frozenset(p.namespace for p in self._pollsters)
         self._filters = {s: MeterFilter(s.meters) for s in polling.sources}
         self._headers: dict[Header, Header] = {}  # So that equal ones are one object.
-        self._asks: dict[tuple[str, tuple[PollingSource, ...]], Ask] = {}
+        self._shared: dict[tuple[PollingSource, ...], tuple[PollingSource, ...]] = {}
+        self._asks: dict[tuple[str, int, tuple[int, ...]], Ask] = {}
         self._generations: dict[str, int] = {}
 
     def generation(self, namespace: str, number: int) -> None:
@@ -114,23 +115,17 @@ class Targets:
         out = []
         for (name, resource), sources in asked.items():
             key = f"{name}\0{resource}"
-            out.append(
-                Target(
-                    by_name[name],
-                    resource,
-                    tuple(sources),
-                    intervals_of(sources),
-                    key,
-                    slot(key),
-                )
-            )
+            # Equal ones are one object, so that `ask` need not compare them.
+            shared = self._shared.setdefault(tuple(sources), tuple(sources))
+            out.append(Target(by_name[name], resource, shared, intervals_of(sources), key, slot(key)))
         return out
 
-    def ask(self, target: Target, intervals: Collection[int]) -> Ask:
-        """What to ask of a target for its sources of these intervals (microseconds)."""
-        active = tuple(s for s in target.sources if s.interval * SECOND in intervals)
-        known = self._asks.get((target.pollster.name, active))
+    def ask(self, target: Target, intervals: tuple[int, ...]) -> Ask:
+        """What to ask of a target (one that `targets` gave) for its sources of these intervals (microseconds)."""
+        key = (target.pollster.name, id(target.sources), intervals)
+        known = self._asks.get(key)
         if known is None:
+            active = tuple(s for s in target.sources if s.interval * SECOND in intervals)
             headers: dict[str, Header] = {}
             for meter in target.pollster.meters:
                 asking = [s for s in active if self._filters[s].matches(meter.name)]
@@ -143,7 +138,7 @@ class Targets:
                         generation=self._generations.get(target.namespace, 0),
                     )
                     headers[meter.name] = self._headers.setdefault(header, header)
-            known = self._asks[target.pollster.name, active] = Ask(frozenset(headers), headers)
+            known = self._asks[key] = Ask(frozenset(headers), headers)
         return known
 
     def silent(self) -> list[tuple[PollingSource, str]]:

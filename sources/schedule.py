@@ -43,10 +43,11 @@ class _State:
     and its intervals.
     """
 
-    __slots__ = ("active", "due", "gone", "jitter", "phase", "settled", "silent_until", "target", "version")
+    __slots__ = ("active", "due", "gone", "jitter", "phase", "settled", "silent_until", "slot", "target", "version")
 
     def __init__(self, target: Target, jitter: int, settled: dict[int, int]) -> None:
         self.target = target
+        self.slot = (target.namespace, target.slot)
         self.jitter = jitter
         self.settled = settled
         self.due = 0
@@ -103,6 +104,7 @@ class Schedule:
         self._spread = spread
         self._max_jitter = max_jitter
         self._states: dict[str, _State] = {}
+        self._gone = 0  # Of these, left only because their call has not returned.
         self._heap: list[tuple[int, int, str, int]] = []
         self._unread = _Open()
         self._slots: dict[tuple[str, int], _Open] = {}
@@ -112,7 +114,7 @@ class Schedule:
 
     def __len__(self) -> int:
         """How many targets there are."""
-        return sum(not s.gone for s in self._states.values())
+        return len(self._states) - self._gone
 
     # Targets
 
@@ -138,6 +140,7 @@ class Schedule:
                 replan = known.phase != _POLLED
                 if replan and not known.gone:
                     self._close(known)
+                self._gone -= known.gone
                 known.target, known.gone = target, False
                 known.jitter = target.jitter(self._spread, self._max_jitter)
                 known.settled = {i: known.settled.get(i, now // i * i - i) for i in target.intervals}
@@ -158,14 +161,17 @@ class Schedule:
     def _drop(self, key: str, state: _State) -> None:
         if state.gone:
             return
-        if state.phase == _POLLED:
-            state.gone = True
-            return
-        self._close(state)
-        if state.phase == _STUCK:
-            state.gone = True
-        else:
+        if state.phase != _POLLED:
+            self._close(state)
+        if state.phase == _WAITING:
             del self._states[key]
+        else:
+            state.gone = True
+            self._gone += 1
+
+    def _forget(self, key: str) -> None:
+        del self._states[key]
+        self._gone -= 1
 
     # Polls
 
@@ -223,7 +229,7 @@ class Schedule:
         if not state.gone:
             self._plan(state, now)
         elif not stuck:
-            del self._states[poll.target.key]
+            self._forget(poll.target.key)
 
     def released(self, target: Target) -> None:
         """The call of a stuck target has returned at last."""
@@ -231,7 +237,7 @@ class Schedule:
         if state is not None and state.phase == _STUCK:
             state.phase = _WAITING
             if state.gone:
-                del self._states[target.key]
+                self._forget(target.key)
 
     def read(self, poll: Poll) -> None:
         """What a poll gave is in the queue to the log (or there was nothing)."""
@@ -250,9 +256,9 @@ class Schedule:
         """Open the target's oldest period that runs and is not settled, else the next to come. Those that have ended are missed."""
         settled = state.settled
         due = 1 << 62
-        active: list[int] = []
+        active: tuple[int, ...] = ()
         for interval in state.target.intervals:
-            current = now // interval * interval
+            current = now - now % interval
             last = settled[interval]
             if last > current + interval:
                 last = current - interval  # Polled under a clock that went ahead and was set back.
@@ -261,22 +267,22 @@ class Schedule:
                 last = current - interval
             settled[interval] = last
             if last + interval < due:
-                due, active = last + interval, [interval]
+                due, active = last + interval, (interval,)
             elif last + interval == due:
-                active.append(interval)
-        state.due, state.active = due, tuple(active)
+                active = (*active, interval)
+        state.due, state.active = due, active
         self._unread.add(due)
-        self._slots.setdefault((state.target.namespace, state.target.slot), _Open()).add(due)
-        self._version += (
-            1  # Of all targets, so that an entry of one that was there before is never taken for a new one's.
-        )
+        slot = state.slot
+        (self._slots.get(slot) or self._slots.setdefault(slot, _Open())).add(due)
+        # Of all targets, so that an entry of one that was there before is never taken for a new one's.
+        self._version += 1
         state.version = self._version
-        heapq.heappush(self._heap, (due + state.jitter, due, state.target.key, state.version))
+        heapq.heappush(self._heap, (due + state.jitter, due, state.target.key, self._version))
 
     def _close(self, state: _State) -> None:
         """Close the open period of a target that waits."""
         self._unread.remove(state.due)
-        self._slots[state.target.namespace, state.target.slot].remove(state.due)
+        self._slots[state.slot].remove(state.due)
         state.version = 0
 
     def _set_back(self, now: int) -> None:

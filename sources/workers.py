@@ -68,14 +68,16 @@ class Workers:
         self._hung: set[_Worker] = set()
         self._closed = False
 
-    def submit(self, job: Job) -> None:
-        """Have the job done as soon as a thread is free."""
+    def submit(self, *jobs: Job) -> None:
+        """Have the jobs done, each as soon as a thread is free."""
+        if not jobs:
+            return
         with self._changed:
-            self._jobs.append(job)
+            self._jobs.extend(jobs)
             idle = sum(w.job is None for w in self._threads)
-            if len(self._jobs) > idle and len(self._threads) < self._size:
+            for _ in range(min(len(self._jobs) - idle, self._size - len(self._threads))):
                 self._start_one()
-            self._changed.notify()
+            self._changed.notify(len(jobs))
 
     def _start_one(self) -> None:
         worker = _Worker(self)
@@ -187,9 +189,9 @@ class InlineWorkers:
         self._clock = clock
         self._outcomes: list[Outcome] = []
 
-    def submit(self, job: Job) -> None:
-        """Do it now."""
-        self._outcomes.append(carry_out(job, self._clock))
+    def submit(self, *jobs: Job) -> None:
+        """Do them now."""
+        self._outcomes += [carry_out(job, self._clock) for job in jobs]
 
     def outcomes(self) -> list[Outcome]:
         """What has come since the last time."""

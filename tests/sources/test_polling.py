@@ -55,15 +55,24 @@ def test_sources_that_share_a_target_share_its_polls():
     targets, found = targets_of([a, b], both)
     (target,) = found.values()
 
-    short, long = targets.ask(target, [60 * SECOND]), targets.ask(target, [60 * SECOND, 600 * SECOND])
+    short, long = (
+        targets.ask(target, (60 * SECOND,)),
+        targets.ask(
+            target,
+            (
+                60 * SECOND,
+                600 * SECOND,
+            ),
+        ),
+    )
     assert short.meters == {"cpu"}
     assert (short.headers["cpu"].interval, short.headers["cpu"].polling) == (60, ("a",))
     assert long.meters == {"cpu", "memory"}
     assert (long.headers["cpu"].interval, long.headers["cpu"].polling) == (60, ("a", "b"))
     assert (long.headers["memory"].interval, long.headers["memory"].polling) == (600, ("b",))
     assert long.headers["memory"].member == "me"
-    assert targets.ask(target, [60 * SECOND]) is short
-    assert targets.ask(target, [600 * SECOND]).headers["cpu"].polling == ("b",)
+    assert targets.ask(target, (60 * SECOND,)) is short
+    assert targets.ask(target, (600 * SECOND,)).headers["cpu"].polling == ("b",)
     assert target.intervals == (60 * SECOND, 600 * SECOND)
 
 
