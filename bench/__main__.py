@@ -1,11 +1,17 @@
-"""``python -m bench NAME``: a JSON line a case: {"case", "value", "unit", "against", "ratio"}."""
+"""``python -m bench NAME…``: a JSON line a case: {"case", "value", "unit", "against", "ratio"}.
+
+``--quick`` and ``--case CASE`` where the bench takes them (bench/cluster.py).
+"""
 
 from __future__ import annotations
 
+import argparse
 import importlib
+import inspect
 import json
 import pkgutil
 import sys
+from typing import Any
 
 
 def main() -> int:
@@ -13,13 +19,22 @@ def main() -> int:
     import bench
 
     known = sorted(m.name for m in pkgutil.iter_modules(bench.__path__) if not m.name.startswith("_"))
-    names = sys.argv[1:]
-    unknown = [n for n in names if n not in known]
-    if unknown or not names:
-        print(f"usage: python -m bench NAME…; known: {', '.join(known)}", file=sys.stderr)
-        return 2
-    for name in names:
-        for case in importlib.import_module(f"bench.{name}").cases():
+    parser = argparse.ArgumentParser(prog="python -m bench", description=f"known: {', '.join(known)}")
+    parser.add_argument("names", nargs="+", metavar="NAME", choices=known)
+    parser.add_argument("--quick", action="store_true", help="fewer samples, rough figures")
+    parser.add_argument("--case", action="append", default=[], metavar="CASE", help="this one; may be repeated")
+    given = parser.parse_args()
+    for name in given.names:
+        module: Any = importlib.import_module(f"bench.{name}")
+        takes = inspect.signature(module.cases).parameters
+        wanted = {"quick": given.quick, "only": given.case}
+        for option, value in wanted.items():
+            if value and option not in takes:
+                parser.error(f"{name} has no {'--case' if option == 'only' else '--quick'}")
+        unknown = [c for c in given.case if c not in module.CASES] if given.case else []
+        if unknown:
+            parser.error(f"{name} has no case {unknown[0]}; known: {', '.join(module.CASES)}")
+        for case in module.cases(**{option: value for option, value in wanted.items() if option in takes}):
             print(json.dumps(case), flush=True)
     return 0
 

@@ -24,6 +24,7 @@ from bytewax.testing import TestingSink, TestingSource, run_main
 from bench import _naive
 from bench._cloud import METERS, Periods, instances
 from flows import engine
+from flows.placement import key_of
 from flows.plan import Plan, compile_plan
 from flows.snapshot import Snapshot, restore, take
 from flows.stage import Output, process
@@ -217,7 +218,7 @@ def _snapshot_seconds(plan: Plan, states: list[State]) -> float:
     """CPU-seconds of one epoch's snapshots, through the engine and into its recovery store."""
     epochs = 4
     now = max(s.watermark for s in states) + 120_000_000
-    marks = [(f"{p:05d}", Message(p, epoch, now, mark(now))) for epoch in range(epochs) for p in range(len(states))]
+    marks = [(key_of(p), Message(p, epoch, now, mark(now))) for epoch in range(epochs) for p in range(len(states))]
 
     def seconds(folder: str | None) -> float:
         # Nothing happens but an empty call for each partition and epoch: the state is handed over as it is.

@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,6 +31,7 @@ from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.run import cli_main
 
 from flows.monitor import Monitor
+from flows.placement import key_of, worker_of
 from flows.plan import Plan
 from flows.snapshot import Snapshot, restore, take
 from flows.stage import Output, process
@@ -221,7 +223,7 @@ class _Partition(StatefulSourcePartition[tuple[str, Message], int]):
         self._monitor = monitor
         if monitor is not None:
             monitor.begins(partition, offset)
-        self._key = f"{partition:05d}"
+        self._key = key_of(partition)
         self._idle = False
         reader.add(partition, offset)
 
@@ -247,17 +249,32 @@ class _Partition(StatefulSourcePartition[tuple[str, Message], int]):
         self._reader.remove(self._partition)
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """The workers of this process among all of them: those that compute what it reads. By default all."""
+
+    first: int = 0
+    count: int = 1
+    workers: int = 1
+
+    def has(self, key: str) -> bool:
+        """Whether one of them has the state of this key."""
+        return self.first <= worker_of(key, self.workers) < self.first + self.count
+
+
 class LogSource(FixedPartitionedSource[tuple[str, Message], int]):
     """All partitions of a topic, from the beginning or where the last execution's snapshot says. At least once."""
 
-    def __init__(self, make_log: Callable[[], Log], topic: str, monitor: Monitor | None = None) -> None:
-        self._make_log, self._topic, self._monitor = make_log, topic, monitor
+    def __init__(
+        self, make_log: Callable[[], Log], topic: str, monitor: Monitor | None = None, share: Share | None = None
+    ) -> None:
+        self._make_log, self._topic, self._monitor, self._share = make_log, topic, monitor, share or Share()
         self._readers: dict[int, tuple[Log, _Reader]] = {}
 
     def list_parts(self) -> list[str]:
-        """The topic's partitions."""
+        """The topic's partitions that this process has to read."""
         with _first.kept(), closing(self._make_log()) as log:
-            return [f"{p:05d}" for p in range(log.partitions(self._topic))]
+            return [f"{p:05d}" for p in range(log.partitions(self._topic)) if self._share.has(key_of(p))]
 
     def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> _Partition:
         """A partition, from where the last execution's snapshot says."""
@@ -321,7 +338,7 @@ def build(
     monitor: Monitor | None = None,
     queued: frozenset[str] = frozenset(),
 ) -> Dataflow:
-    """The dataflow: three steps, whatever the pipeline. Keys are the partition's number as text. `queued`: as PartitionStage has it."""
+    """The dataflow: three steps, whatever the pipeline. Keys are those of flows.placement. `queued`: as PartitionStage has it."""
     flow = Dataflow("nephoscope")
     messages = op.input("log", flow, source)
 
@@ -389,4 +406,4 @@ def run(
         raise
 
 
-__all__ = ["LogSource", "Outlet", "OutletSink", "PartitionStage", "build", "recovery", "run", "stopping"]
+__all__ = ["LogSource", "Outlet", "OutletSink", "PartitionStage", "Share", "build", "recovery", "run", "stopping"]

@@ -49,7 +49,7 @@ def flow(config: str | None = None) -> Dataflow:
     health = Health("flow", *PARTS)
     # The engine runs in this process until it ends, and the server with it.
     _open.enter_context(serve(health, settings.metrics.listen, _port(place)))
-    return dataflow(settings, monitor_of(settings, health, alone=given.process_id is None))
+    return dataflow(settings, monitor_of(settings, health, alone=given.process_id is None), _share(given))
 
 
 def run(settings: Settings, process_id: int | None = None, addresses: Sequence[str] | None = None) -> None:
@@ -62,7 +62,7 @@ def run(settings: Settings, process_id: int | None = None, addresses: Sequence[s
     with serve(health, settings.metrics.listen, _port(process_id or 0)), explained(folder, together=bool(addresses)):
         try:
             engine.run(
-                dataflow(settings, monitor),
+                dataflow(settings, monitor, engine.Share(process_id or 0, 1, len(addresses or ("",)))),
                 recovery_config=engine.recovery(folder),
                 epoch_interval=settings.epoch_interval,
                 process_id=process_id,
@@ -89,8 +89,8 @@ def monitor_of(settings: Settings, health: Health, *, alone: bool = True) -> Mon
     )
 
 
-def dataflow(settings: Settings, monitor: Monitor | None = None) -> Dataflow:
-    """The dataflow that the settings describe."""
+def dataflow(settings: Settings, monitor: Monitor | None = None, share: engine.Share | None = None) -> Dataflow:
+    """The dataflow that the settings describe; `share`: the part of it that is this process's."""
     plan = plan_of(settings)
     monitor = monitor or monitor_of(settings, Health("flow", *PARTS))
 
@@ -104,7 +104,7 @@ def dataflow(settings: Settings, monitor: Monitor | None = None) -> Dataflow:
         _try_out(url, settings)
     return engine.build(
         plan,
-        engine.LogSource(make_log, SAMPLES, monitor),
+        engine.LogSource(make_log, SAMPLES, monitor, share),
         engine.OutletSink(lambda: Outlets(settings, make_log(), engine.stopping, monitor, others)),
         engine.PositionedSink(in_place, publishers.open_publisher) if in_place else None,
         monitor,
@@ -156,15 +156,15 @@ def _alone() -> str:
 
 
 def _command_line(arguments: Sequence[str], environment: Mapping[str, str]) -> argparse.Namespace:
-    """What bytewax.run was told that concerns the recovery store. It takes the same from the environment."""
+    """What bytewax.run was told that concerns the recovery store and the workers. It takes the same from the environment."""
     known = argparse.ArgumentParser(add_help=False, exit_on_error=False)
     known.add_argument("-r", "--recovery-directory", default=environment.get("BYTEWAX_RECOVERY_DIRECTORY"))
     known.add_argument("-a", "--addresses", default=environment.get("BYTEWAX_ADDRESSES"))
     known.add_argument("-i", "--process-id", type=int, default=environment.get("BYTEWAX_PROCESS_ID"))
+    known.add_argument("-w", "--workers-per-process", type=int, default=environment.get("BYTEWAX_WORKERS_PER_PROCESS"))
     # Named for their abbreviations: these must not be taken for one of the above.
     known.add_argument("-s", "--snapshot-interval")
     known.add_argument("-b", "--backup-interval")
-    known.add_argument("-w", "--workers-per-process")
     given, _ = known.parse_known_args(arguments)
     pod, its_set = environment.get("BYTEWAX_POD_NAME"), environment.get("BYTEWAX_STATEFULSET_NAME")
     if given.process_id is None and pod and its_set:
@@ -172,6 +172,14 @@ def _command_line(arguments: Sequence[str], environment: Mapping[str, str]) -> a
     if given.process_id is not None and given.addresses is None and "BYTEWAX_HOSTFILE_PATH" in environment:
         given.addresses = ";".join(Path(environment["BYTEWAX_HOSTFILE_PATH"]).read_text(encoding="utf-8").split())
     return given
+
+
+def _share(given: argparse.Namespace) -> engine.Share:
+    """This process's share; all, where it is not told both its place and who else there is: then the engine deals."""
+    if given.process_id is None or not given.addresses:
+        return engine.Share()
+    each = given.workers_per_process or 1
+    return engine.Share(given.process_id * each, each, each * len(given.addresses.split(";")))
 
 
 def _port(process_id: int) -> int:

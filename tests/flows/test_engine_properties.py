@@ -17,6 +17,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from flows.engine import build
+from flows.placement import key_of
 from flows.stage import Output
 from nephoscope.sample import Sample
 from tests.flows.bridge import by_publisher, pipeline_of, plan_of, record
@@ -51,7 +52,7 @@ def named(pipeline: dict[str, Any]) -> str:
 
 def items(messages: Sequence[tuple[int, Message]]) -> list[Any]:
     """What the engine's input emits: (key, message)."""
-    return [(f"{p:05d}", record(m, offset, p)) for offset, (p, m) in enumerate(messages)]
+    return [(key_of(p), record(m, offset, p)) for offset, (p, m) in enumerate(messages)]
 
 
 def wanted(text: str, chosen: Options, messages: Sequence[tuple[int, Message]]) -> Published:
