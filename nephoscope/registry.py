@@ -24,6 +24,7 @@ DISCOVERY = "nephoscope.discovery"
 TRANSFORMER = "nephoscope.transformer"
 STORE = "nephoscope.store"
 PUBLISHER = "nephoscope.publisher"
+COORDINATION = "nephoscope.coordination"
 
 NOUNS = {
     LOG: "log",
@@ -32,6 +33,7 @@ NOUNS = {
     TRANSFORMER: "transformer",
     STORE: "store",
     PUBLISHER: "publisher",
+    COORDINATION: "coordination back end",
 }
 """The groups, and what one of each is called in messages."""
 

@@ -90,6 +90,11 @@ class Membership:
         """Seconds until the back end is to be asked again."""
         return max(0.0, self._due - now)
 
+    def hasten(self, now: float) -> None:
+        """The members may have changed: look at once."""
+        if self.state is State.MEMBER:
+            self._due = now
+
     def look(self, now: float) -> None:
         """Notice that time has passed: a lease that ended without anybody's saying so."""
         gap = 0.0 if self._looked is None else now - self._looked

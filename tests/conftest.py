@@ -25,3 +25,30 @@ def kafka_addresses(run_folder):
 def kafka(kafka_addresses):
     """The address of a Kafka broker. Use a topic prefix of your own, and leave it running."""
     return kafka_addresses[0]
+
+
+@pytest.fixture(scope="session")
+def zookeeper(run_folder):
+    """The URL of a ZooKeeper. Use a group of your own, and leave it running."""
+    from tests.servers.zookeeper import for_all
+
+    with for_all(run_folder) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def redis(run_folder):
+    """The URL of a Redis. Use a group of your own, and leave it running."""
+    from tests.servers.redis import for_all
+
+    with for_all(run_folder) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def memcached(run_folder):
+    """The URL of a memcached. Use a group of your own, and leave it running."""
+    from tests.servers.memcached import for_all
+
+    with for_all(run_folder) as url:
+        yield url

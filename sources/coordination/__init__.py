@@ -10,12 +10,15 @@ The registry's group `nephoscope.coordination` has a class for each scheme of `c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, Protocol
 
 import msgspec
 
-from nephoscope.errors import NephoscopeError, Problem
+from nephoscope.errors import NephoscopeError
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._:@-]{0,99}$"
+"""What members and groups may be called."""
 
 
 class Unreachable(NephoscopeError):
@@ -83,9 +86,12 @@ class Backend(Protocol):
     """One group on a back end as one of its members sees it. One thread at a time. Guarantee: a member's lease is never given up by others
     before its own count of it, from the moment a call that renews it was begun, has ended.
 
-    The class takes (url, group, member, lease): the URL with its password, the group's and the member's name (`NAME`), seconds.
-    Making one connects to nothing. Every call but `leave` and `close` raises Unreachable within about half of the lease.
+    The class takes (url, group, member, lease): the URL with its password, names as in `NAME`, seconds. Making one waits for nothing;
+    ConfigError where the URL is wrong. Every call but `leave` and `close` raises Unreachable, within about half of the lease.
     """
+
+    changed: Callable[[], None]
+    """Called, from any thread, when the members may have changed: by those back ends that tell. Set by whoever wants to know."""
 
     @property
     def lease(self) -> float:
@@ -121,10 +127,6 @@ class Backend(Protocol):
 
     def groups(self) -> list[str]:
         """All groups that there are on this back end."""
-        ...
-
-    def problems(self) -> Iterable[Problem]:
-        """What is wrong with the URL and its options, without connecting."""
         ...
 
     def close(self) -> None:

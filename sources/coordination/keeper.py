@@ -60,6 +60,7 @@ class Keeper:
         self._backend = backend
         self._counts = counts
         self._clock = clock
+        backend.changed = self.hasten
         self._membership = Membership(member, backend.lease, heartbeat)
         self._share = Share(member, slots)
         self._lock = threading.RLock()
@@ -96,6 +97,12 @@ class Keeper:
         """The first period of each slot that is not done; it is told to the group soon."""
         with self._lock:
             self._progress = progress
+        self._nudge.set()
+
+    def hasten(self) -> None:
+        """Look at the members at once."""
+        with self._lock:
+            self._membership.hasten(self._clock())
         self._nudge.set()
 
     def part(self) -> tuple[bool, dict[str, Any]]:
