@@ -1,42 +1,73 @@
-"""Every store that is tested: one suite for all of them, with the same data and the same answers."""
+"""Every store that is tested: one suite for all of them, with the same data and the same answers. See tests/sinks/stores."""
 
-import itertools
 from contextlib import contextmanager
 
 import pytest
 
-from sinks.sql import SQLStore
+from tests.sinks.stores import KINDS
+
+
+@pytest.fixture(
+    scope="session",
+    params=[pytest.param(k.name, marks=[getattr(pytest.mark, m) for m in k.marks]) for k in KINDS.values()],
+)
+def kind(request):
+    """The kind of store that a test runs over."""
+    return KINDS[request.param]
+
+
+@pytest.fixture(scope="session")
+def empty_store(kind, run_folder):
+    """A context manager that gives the URL of an empty store."""
+    with kind.place(run_folder) as empty:
+        yield empty
 
 
 @pytest.fixture
-def store_url(tmp_path):
+def store_url(empty_store):
     """Where an empty store may be."""
-    return f"sqlite:///{tmp_path}/samples.db"
+    with empty_store() as url:
+        yield url
 
 
 @pytest.fixture
-def store(store_url):
-    store = SQLStore(store_url)
-    yield store
-    store.close()
+def make_store(kind, store_url):
+    """Opens the store at `store_url`, with lifetimes or without, as often as wanted; all are closed in the end."""
+    opened = []
+
+    def make(lifetimes=None):
+        opened.append(kind.open(store_url, lifetimes))
+        return opened[-1]
+
+    yield make
+    for store in opened:
+        store.close()
 
 
-@pytest.fixture(scope="module")
-def fresh_store(tmp_path_factory):
-    """A context manager that gives an empty store, for property tests."""
-    folder = tmp_path_factory.mktemp("stores")
-    numbers = itertools.count()
+@pytest.fixture
+def store(make_store):
+    """An empty store."""
+    return make_store()
+
+
+@pytest.fixture
+def fresh_store(kind, empty_store):
+    """A context manager that gives an empty store with some lifetimes, for property tests."""
 
     @contextmanager
-    def make():
-        path = folder / f"{next(numbers)}.db"
-        # Nothing here outlives the machine: without waiting for the disk, ten times the examples.
-        store = SQLStore(f"sqlite:///{path}?synchronous=off")
-        try:
-            yield store
-        finally:
-            store.close()
-            for file in folder.glob(f"{path.name}*"):
-                file.unlink()
+    def make(lifetimes=None):
+        with empty_store() as url:
+            store = kind.open(url, lifetimes)
+            try:
+                yield store
+            finally:
+                store.close()
 
     return make
+
+
+@pytest.fixture
+def small_steps(kind):
+    """Expires three records a step, without pauses between them."""
+    with kind.small_steps(3):
+        yield

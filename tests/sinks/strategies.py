@@ -1,9 +1,11 @@
 """Samples and questions from a small world, so that they meet: the same ids, records, resources and states again and again."""
 
+import functools
+import inspect
 import os
 
 import numpy as np
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nephoscope import identity
@@ -12,15 +14,41 @@ from nephoscope.sample import Sample
 from nephoscope.store import StatisticsQuery
 from nephoscope.times import NEVER, SECOND
 
-examples = settings(
+EXAMPLES = settings(
     max_examples=40,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
 )
-"""For the tests in this folder: repeatable, and done in seconds. NEPHOSCOPE_EXAMPLES=1000 looks for more."""
-if os.environ.get("NEPHOSCOPE_EXAMPLES"):
-    examples = settings(examples, max_examples=int(os.environ["NEPHOSCOPE_EXAMPLES"]), derandomize=False)
+
+
+def holds_for(*strategies):
+    """A property test over stores: as many examples as the kind of store can bear, each with an empty one if it asks.
+
+    The test takes `fresh_store`, then one value of each strategy, then any fixtures by keyword. Repeatable, and done in seconds;
+    NEPHOSCOPE_EXAMPLES=25 tries 25 times as many, others each time.
+    """
+
+    def decorate(function):
+        names = list(inspect.signature(function).parameters)[1 : len(strategies) + 1]
+
+        @functools.wraps(function)
+        def test(kind, fresh_store):
+            times = int(os.environ.get("NEPHOSCOPE_EXAMPLES", "0"))
+            count = settings(EXAMPLES, max_examples=kind.examples * max(1, times), derandomize=not times)
+
+            @count
+            @given(**dict(zip(names, strategies, strict=True)))
+            def each(**values):
+                function(fresh_store, **values)
+
+            each()
+
+        del test.__wrapped__
+        return test
+
+    return decorate
+
 
 START = 1_577_880_000 * SECOND
 RESOURCES = ("r1", "R1", "r\x00'; --", "\u202ertl", 'q"$.%_')

@@ -14,7 +14,7 @@ from nephoscope.store import Positioned
 from sinks.console import ConsolePublisher
 from sinks.file import FilePublisher
 from sinks.test import MemoryPublisher, published
-from tests.sinks.strategies import examples, samples
+from tests.sinks.strategies import EXAMPLES, samples
 from tests.sinks.test_store_write import polled, rows
 
 
@@ -30,7 +30,7 @@ def one(volume):
     return rows(polled(at=60 * volume, volume=float(volume)))
 
 
-@examples
+@EXAMPLES
 @given(st.lists(samples(), max_size=5))
 def test_a_line_is_the_sample_in_its_own_form(tmp_path_factory, some):
     path = tmp_path_factory.mktemp("lines") / "out.jsonl"
@@ -115,7 +115,7 @@ def test_a_url_that_cannot_be_used_is_refused(url):
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=8), st.integers(0, 7), st.integers(0, 6))
-@examples
+@EXAMPLES
 def test_going_back_leaves_what_was_there_at_the_position(tmp_path_factory, bursts, at, more):
     """Whatever was rotated since, as long as the file of the position is still kept."""
     folder = tmp_path_factory.mktemp("back")

@@ -4,17 +4,15 @@ import threading
 import time
 
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 
 from nephoscope.batch import batch_of
 from nephoscope.filters import EVERYTHING
-from nephoscope.lifetimes import Lifetimes
+from nephoscope.lifetimes import LifetimeClass, Lifetimes
 from nephoscope.store import ListQuery
-from nephoscope.times import SECOND
-from sinks.sql import SQLStore, expire
+from nephoscope.times import SECOND, now
 from tests.sinks.oracle import Oracle
-from tests.sinks.strategies import START, TIMES, examples, written
+from tests.sinks.strategies import START, TIMES, holds_for, written
 from tests.sinks.test_store_write import by_id, polled, rows
 
 
@@ -23,20 +21,12 @@ def older(store, before, progress=None):
     return store.expire(Lifetimes(samples=0), before, progress)
 
 
-def count(store, table):
-    with store._reading() as cursor:
-        return cursor.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
-
-
-@examples
-@given(written(), written(), st.sampled_from(TIMES), st.sampled_from((0, 1, 30 * SECOND)), st.integers(1, 5))
-def test_what_is_left_is_what_is_not_older(fresh_store, early, late, seconds, more, step):
+@pytest.mark.usefixtures("small_steps")
+@holds_for(written(), written(), st.sampled_from(TIMES), st.sampled_from((0, 1, 30 * SECOND)))
+def test_what_is_left_is_what_is_not_older(fresh_store, early, late, seconds, more):
     """Also where the same ids are written again afterwards: they are new then."""
     before = START + seconds * SECOND + more
-    with pytest.MonkeyPatch.context() as patch, fresh_store() as store:
-        patch.setattr(expire, "_LEAST_PAUSE", 0.0)
-        patch.setattr(expire, "_PAUSE", 0.0)
-        patch.setattr(expire, "_step_end", _steps_of(step))
+    with fresh_store() as store:
         oracle = Oracle()
         for batches in early:
             oracle.write([s for batch in batches for s in batch])
@@ -44,7 +34,7 @@ def test_what_is_left_is_what_is_not_older(fresh_store, early, late, seconds, mo
         all_samples, old_resources = len(oracle.by_id), {s.resource_id for s in oracle.samples()}
 
         done = older(store, before)
-        oracle.expire(before)
+        oracle.expire(Lifetimes(samples=0), before)
 
         assert done.samples == all_samples - len(oracle.by_id)
         assert done.resources == len(old_resources - {s.resource_id for s in oracle.samples()})
@@ -56,19 +46,58 @@ def test_what_is_left_is_what_is_not_older(fresh_store, early, late, seconds, mo
         check(store, oracle)
 
 
-def _steps_of(records):
-    import sqlalchemy as sa
+@pytest.mark.usefixtures("small_steps")
+@holds_for(
+    written(),
+    written(),
+    st.sampled_from(TIMES),
+    st.sampled_from((-1, 0, 60, 7200)),
+    st.lists(st.sampled_from((-1, 0, 61, 299, 40_000)), min_size=2, max_size=2),
+)
+def test_each_class_lives_for_its_own_time(fresh_store, early, late, seconds, default, others):
+    """Also where a later write brings what is due already: it goes with the next one."""
+    moment = START + seconds * SECOND + 1
+    classes = (LifetimeClass("a", ("cpu",), others[0]), LifetimeClass("b", ("*.delta", "CPU"), others[1]))
+    with fresh_store(Lifetimes(classes=tuple(c._replace(seconds=-1) for c in classes))) as store:
+        lifetimes = Lifetimes(default, -1, classes)
+        oracle = Oracle()
+        for writes in (early, late):
+            for batches in writes:
+                oracle.write([s for batch in batches for s in batch])
+                store.write([batch_of(batch).rows for batch in batches])
+            check(store, oracle)
+            there = len(oracle.by_id)
+            oracle.expire(lifetimes, moment)
 
-    from sinks.sql.schema import record
-    from sinks.sql.statements import Statement
+            assert store.expire(lifetimes, moment).samples == there - len(oracle.by_id)
+            check(store, oracle)
 
-    return Statement(
-        sa.select(*expire._key)
-        .where(sa.tuple_(*expire._key) >= expire._begin, record.c.span <= sa.bindparam("last"))
-        .order_by(*expire._key)
-        .limit(1)
-        .offset(records)
-    )
+
+def test_the_same_sample_under_other_classes_is_the_same_sample(store, make_store):
+    """A changed list of meters holds for what is stamped a day later: a replay finds what is there."""
+    sample = polled("cpu")
+    store.write(rows(sample))
+    other = make_store(Lifetimes(classes=(LifetimeClass("short", ("cpu",), 60),)))
+
+    assert other.write(rows(sample)).stored == 0
+    assert store.write(rows(sample)).stored == 0
+    assert list(store.each_sample()) == [sample]
+
+
+def test_a_new_number_of_seconds_holds_at_once(make_store):
+    ages = {"cpu": 3600, "mem": 3600, "disk": 90 * 86_400}
+    stamp = now() // SECOND * SECOND
+    classes = (LifetimeClass("short", ("cpu",), -1),)
+    store = make_store(Lifetimes(classes=classes))
+    for name, age in ages.items():
+        store.write(rows(polled(name, at=(stamp - START) // SECOND - age)))
+    shorter = Lifetimes(86_400 * 30, -1, (LifetimeClass("short", ("cpu",), 60),))
+
+    again = make_store(shorter)
+    again.expire(shorter, now())
+
+    assert [s.name for s in again.each_sample()] == ["mem"]
+    assert again.check() == []
 
 
 def check(store, oracle):
@@ -77,25 +106,6 @@ def check(store, oracle):
     assert list(store.meters(ListQuery(limit=None)).meters) == oracle.meters()
     for resource in {s.resource_id for s in oracle.samples()}:
         assert store.history(resource) == oracle.history(resource)
-
-
-def test_nothing_is_left_of_what_has_no_sample_left(store):
-    store.write(
-        rows(*(polled(resource=f"r{n}", user_id=f"u{n}", project_id="p", metadata=f'{{"n":{n}}}') for n in range(9)))
-    )
-    store.write(rows(polled(resource="young", at=4000)))
-
-    done = older(store, START + 1000 * SECOND)
-
-    assert (done.samples, done.resources) == (9, 9)
-    assert [count(store, t) for t in ("record", "resource", "state", "series", "metadata", "word")] == [
-        1,
-        1,
-        1,
-        1,
-        1,
-        1,
-    ]
 
 
 def test_a_meter_without_samples_is_gone_though_its_resource_lives(store):
@@ -127,12 +137,12 @@ def test_progress_is_told_after_each_step(store):
     assert told[-1].share == 1.0
 
 
-def test_two_at_once_and_a_writer_lose_nothing_and_leave_nothing(store, store_url):
+def test_two_at_once_and_a_writer_lose_nothing_and_leave_nothing(store, make_store):
     """What is young stays; what is old goes, except what the writer brings meanwhile."""
     for t in range(0, 12_000, 60):
         store.write(rows(*(polled(resource=f"r{n}", at=t) for n in range(50))))
     before = START + 9000 * SECOND
-    other = SQLStore(store_url)
+    other = make_store()
     done = []
     expirers = [threading.Thread(target=lambda s=s: done.append(older(s, before))) for s in (store, other)]
     for thread in expirers:
@@ -148,12 +158,11 @@ def test_two_at_once_and_a_writer_lose_nothing_and_leave_nothing(store, store_ur
     left = list(store.each_sample(EVERYTHING))
     assert len(left) == 50 * 50 + len(young)
     assert by_id(s for s in left if s.resource_id.startswith("new")) == by_id(young)
-    other.close()
 
 
-def test_another_writer_forgets_the_numbers_that_were_removed(store, store_url):
+def test_another_writer_forgets_the_numbers_that_were_removed(store, make_store):
     """Its memory names a resource, a state and metadata that are no more."""
-    other = SQLStore(store_url)
+    other = make_store()
     other.write(rows(polled(metadata='{"a":1}', user_id="u")))
     older(store, START + 1 * SECOND)
     store.write(rows(polled(resource="usurper", at=900, metadata='{"b":1}')))
@@ -162,14 +171,13 @@ def test_another_writer_forgets_the_numbers_that_were_removed(store, store_url):
     other.write(rows(again))
 
     assert next(s for s in store.each_sample() if s.resource_id == "r1") == again
-    other.close()
 
 
-def test_writers_get_their_turn(store, store_url):
+def test_writers_get_their_turn(store, make_store):
     """While a long expiry runs, a write waits for a step, not for the whole."""
     for t in range(0, 6000, 60):
         store.write(rows(*(polled(resource=f"r{n}", at=t) for n in range(600))))
-    other = SQLStore(store_url)
+    other = make_store()
     thread = threading.Thread(target=lambda: older(other, START + 6000 * SECOND))
     thread.start()
     writes = 0
@@ -183,4 +191,3 @@ def test_writers_get_their_turn(store, store_url):
 
     assert writes > 20
     assert longest < 2.0
-    other.close()

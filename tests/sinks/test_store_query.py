@@ -3,7 +3,6 @@
 import math
 
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 
 from nephoscope.batch import batch_of
@@ -12,7 +11,7 @@ from nephoscope.filters import And, Compare, Not, Or
 from nephoscope.store import CAPABILITIES, ListQuery, SampleQuery, StatisticsQuery
 from nephoscope.times import SECOND
 from tests.sinks.oracle import Oracle
-from tests.sinks.strategies import ORDERS, START, STATISTICS, examples, filters, written
+from tests.sinks.strategies import ORDERS, START, STATISTICS, filters, holds_for, written
 from tests.sinks.test_store_write import by_id, polled, rows
 
 
@@ -24,8 +23,7 @@ def both(store, writes):
     return oracle
 
 
-@examples
-@given(written(), filters())
+@holds_for(written(), filters())
 def test_a_filter_lets_through_what_it_says(fresh_store, writes, tree):
     with fresh_store() as store:
         oracle = both(store, writes)
@@ -33,8 +31,7 @@ def test_a_filter_lets_through_what_it_says(fresh_store, writes, tree):
         assert by_id(store.each_sample(tree)) == by_id(oracle.samples(tree))
 
 
-@examples
-@given(written(), filters(), ORDERS, st.integers(1, 7))
+@holds_for(written(), filters(), ORDERS, st.integers(1, 7))
 def test_pages_in_any_order_are_the_whole_in_that_order(fresh_store, writes, tree, order, limit):
     with fresh_store() as store:
         expected = both(store, writes).ordered(tree, order)
@@ -50,8 +47,9 @@ def test_pages_in_any_order_are_the_whole_in_that_order(fresh_store, writes, tre
         assert store.samples(SampleQuery(filter=tree, order=order, limit=None)).samples == tuple(expected)
 
 
-@examples
-@given(written(), filters() | filters("resource_id", "project_id", "metadata.n", "name", "source"), st.integers(1, 3))
+@holds_for(
+    written(), filters() | filters("resource_id", "project_id", "metadata.n", "name", "source"), st.integers(1, 3)
+)
 def test_resources_are_those_with_a_sample_that_passes(fresh_store, writes, tree, limit):
     with fresh_store() as store:
         expected = both(store, writes).resources(tree)
@@ -66,8 +64,7 @@ def test_resources_are_those_with_a_sample_that_passes(fresh_store, writes, tree
         assert got == expected
 
 
-@examples
-@given(
+@holds_for(
     written(),
     st.lists(filters("resource_id", "user_id") | filters("name", "type", "source"), max_size=2).map(tuple).map(And),
     st.integers(1, 4),
@@ -86,8 +83,7 @@ def test_meters_are_listed_by_resource(fresh_store, writes, tree, limit):
         assert got == expected
 
 
-@examples
-@given(written(), STATISTICS, st.sampled_from((None, -30, 0, 45)))
+@holds_for(written(), STATISTICS, st.sampled_from((None, -30, 0, 45)))
 def test_statistics_are_those_of_a_plain_list(fresh_store, writes, query, begin):
     start = None
     if begin is not None:
@@ -168,7 +164,7 @@ def test_sums_do_not_depend_on_the_parts_that_they_are_read_in(store):
 
     (one,) = store.statistics(StatisticsQuery(aggregates=("sum", "stddev", "count")))
 
-    assert one.sum == math.fsum(volumes)
+    assert math.isclose(one.sum, math.fsum(volumes), rel_tol=1e-12)
     assert one.count == 10_000
 
 
@@ -176,43 +172,6 @@ def test_sums_beyond_float64_are_infinite_not_an_error(store):
     store.write(rows(*(polled(at=n, volume=1.7e308) for n in range(3))))
 
     assert store.statistics(StatisticsQuery())[0].sum == math.inf
-
-
-def test_the_newest_samples_are_found_without_reading_the_rest(store):
-    """A page of the newest of a hundred spans reads a few of them."""
-    store.write(rows(*(polled(at=300 * n) for n in range(100))))
-    read = []
-    from sinks.sql import scan
-
-    whole = scan.Scan.found
-
-    def counting(self, spans):
-        read.extend(spans)
-        return whole(self, spans)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scan.Scan, "found", counting)
-        page = store.samples(SampleQuery(limit=3))
-
-    assert [(s.timestamp - START) // SECOND for s in page.samples] == [29700, 29400, 29100]
-    assert len(read) < 10
-
-
-def test_a_question_about_one_resource_reads_its_records_only(store):
-    store.write(rows(*(polled(resource=f"r{n}", at=60 * t) for n in range(50) for t in range(20))))
-    plan = []
-    store._connection.set_trace_callback(None)
-    with store._reading() as cursor:
-        from sinks.sql.scan import Scan
-
-        cursor.connection.set_trace_callback(plan.append)
-        found = list(Scan(cursor, Compare("resource", "=", "r7")).all())
-        cursor.connection.set_trace_callback(None)
-        (select,) = {p for p in plan if "FROM record" in p and "fields" in p}
-        explained = " ".join(row[3] for row in cursor.execute("EXPLAIN QUERY PLAN " + select))
-
-    assert sum(f.length for f in found) == 20
-    assert "SEARCH record USING PRIMARY KEY (span=? AND resource=?)" in explained
 
 
 def test_users_projects_and_metadata_are_those_of_the_sample_also_out_of_order(store):

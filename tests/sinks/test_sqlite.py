@@ -1,0 +1,189 @@
+"""What is SQLite's own: its file, its locks, what a question reads, and the memory of its writer."""
+
+import pytest
+from hypothesis import strategies as st
+
+from nephoscope.errors import ConfigError, StoreError, Unavailable
+from nephoscope.filters import Compare
+from nephoscope.store import ListQuery, SampleQuery
+from nephoscope.times import SECOND
+from sinks.sql import SQLStore
+from tests.sinks.oracle import Oracle
+from tests.sinks.stores import KINDS
+from tests.sinks.strategies import START, holds_for, written
+from tests.sinks.test_store_expire import older
+from tests.sinks.test_store_write import by_id, polled, rows
+
+
+@pytest.fixture(scope="session")
+def kind():
+    return KINDS["sqlite"]
+
+
+def test_the_newest_samples_are_found_without_reading_the_rest(store):
+    """A page of the newest of a hundred spans reads a few of them."""
+    store.write(rows(*(polled(at=300 * n) for n in range(100))))
+    read = []
+    from sinks.sql import scan
+
+    whole = scan.Scan.found
+
+    def counting(self, spans):
+        read.extend(spans)
+        return whole(self, spans)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scan.Scan, "found", counting)
+        page = store.samples(SampleQuery(limit=3))
+
+    assert [(s.timestamp - START) // SECOND for s in page.samples] == [29700, 29400, 29100]
+    assert len(read) < 10
+
+
+def test_a_question_about_one_resource_reads_its_records_only(store):
+    store.write(rows(*(polled(resource=f"r{n}", at=60 * t) for n in range(50) for t in range(20))))
+    plan = []
+    store._connection.set_trace_callback(None)
+    with store._reading() as cursor:
+        from sinks.sql.scan import Scan
+
+        cursor.connection.set_trace_callback(plan.append)
+        found = list(Scan(cursor, Compare("resource", "=", "r7")).all())
+        cursor.connection.set_trace_callback(None)
+        (select,) = {p for p in plan if "FROM record" in p and "fields" in p}
+        explained = " ".join(row[3] for row in cursor.execute("EXPLAIN QUERY PLAN " + select))
+
+    assert sum(f.length for f in found) == 20
+    assert "SEARCH record USING PRIMARY KEY (span=? AND resource=?)" in explained
+
+
+@holds_for(written(), st.randoms(use_true_random=False))
+def test_a_writer_that_remembers_nothing_stores_the_same(fresh_store, writes, chance):
+    """The memory of numbers is a cache: losing it at any moment changes nothing."""
+    oracle = Oracle()
+    with fresh_store() as store:
+        for batches in writes:
+            for batch in batches:
+                if chance.random() < 0.5:
+                    store._writer._numbers.forget()
+                oracle.write(batch)
+                store.write(rows(*batch))
+        assert by_id(store.each_sample()) == by_id(oracle.samples())
+
+
+def test_more_kinds_than_two_bytes_can_number(store):
+    samples = [polled(f"meter-{n}", at=n % 3) for n in range(66_000)]
+    store.write(rows(*samples))
+
+    assert store.write(rows(*samples[::-1])).stored == 0
+    assert {s.name for s in store.each_sample()} == {s.name for s in samples}
+
+
+def test_a_store_that_stays_locked_is_away_and_then_back(store, store_url, monkeypatch):
+    monkeypatch.setattr("sinks.sql._WAIT", 0.05)
+    other = SQLStore(store_url)
+    with store._lock:
+        store._connection.execute("BEGIN IMMEDIATE")
+        with pytest.raises(Unavailable):
+            other.write(rows(polled()))
+        store._connection.execute("ROLLBACK")
+
+    assert other.write(rows(polled())).stored == 1
+    other.close()
+
+
+def test_a_write_that_fails_halfway_leaves_nothing(store, monkeypatch):
+    store.write(rows(polled()))
+    writer = store._writer
+    with monkeypatch.context() as patch:
+        patch.setattr(type(writer), "_store_natural", lambda *_: (_ for _ in ()).throw(OSError("gone")))
+        with pytest.raises(OSError, match="gone"):
+            store.write(rows(polled(resource="r2", at=60, user_id="u2")))
+    assert [r.resource_id for r in store.resources(ListQuery()).resources] == ["r1"]
+
+    store.write(rows(polled(resource="r3", at=60, user_id="u3"), polled(resource="r2", at=60, user_id="u2")))
+    assert {(s.resource_id, s.user_id) for s in store.each_sample()} == {("r1", ""), ("r2", "u2"), ("r3", "u3")}
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite://",
+        "sqlite:///:memory:",
+        "sqlite:///x.db?mode=ro",
+        "sqlite:///x.db?synchronous=maybe",
+        "db2://h/d",
+        "::",
+    ],
+)
+def test_a_url_that_cannot_be_used_is_refused(url):
+    with pytest.raises(ConfigError):
+        SQLStore(url)
+
+
+def test_a_folder_that_is_not_there_is_unavailable(tmp_path):
+    with pytest.raises(Unavailable):
+        SQLStore(f"sqlite:///{tmp_path}/nowhere/samples.db")
+
+
+def test_a_file_of_something_else_is_left_alone(tmp_path):
+    import sqlite3
+
+    connection = sqlite3.connect(tmp_path / "mine.db")
+    connection.execute("CREATE TABLE mine (x)")
+    connection.close()
+    (tmp_path / "text.db").write_text("not a database at all, not a database at all, not a database at all")
+
+    with pytest.raises(StoreError, match="something else"):
+        SQLStore(f"sqlite:///{tmp_path}/mine.db")
+    with pytest.raises(StoreError, match="not a database"):
+        SQLStore(f"sqlite:///{tmp_path}/text.db")
+    connection = sqlite3.connect(tmp_path / "mine.db")
+    assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("mine",)]
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+    connection.close()
+
+
+def test_another_layout_is_refused(store, store_url):
+    store._connection.execute("UPDATE about SET value = 99 WHERE key = 'version'")
+
+    with pytest.raises(StoreError, match="layout 99"):
+        SQLStore(store_url)
+
+
+def test_a_missing_index_is_found(store):
+    store._connection.execute("DROP INDEX record_tie")
+
+    assert [p.message for p in store.check()] == ["record_tie is missing"]
+
+
+def test_a_broken_file_refuses_no_sample_for_good(store):
+    """A StoreError would send them to the dead letters, one by one."""
+    store._connection.execute("DROP TABLE record")
+
+    with pytest.raises(Unavailable):
+        store.write(rows(polled()))
+
+
+def count(store, table):
+    with store._reading() as cursor:
+        return cursor.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+
+
+def test_nothing_is_left_of_what_has_no_sample_left(store):
+    store.write(
+        rows(*(polled(resource=f"r{n}", user_id=f"u{n}", project_id="p", metadata=f'{{"n":{n}}}') for n in range(9)))
+    )
+    store.write(rows(polled(resource="young", at=4000)))
+
+    done = older(store, START + 1000 * SECOND)
+
+    assert (done.samples, done.resources) == (9, 9)
+    assert [count(store, t) for t in ("record", "resource", "state", "series", "metadata", "word")] == [
+        1,
+        1,
+        1,
+        1,
+        1,
+        1,
+    ]
