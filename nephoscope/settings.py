@@ -36,6 +36,7 @@ ALIASES: Final = {
     "event_time_to_live": "database.event_time_to_live",
     "time_to_live_classes": "database.time_to_live_classes",
     "metering_secret": "telemetry_secret",
+    "central.partitioning_group_prefix": "polling.partitioning_group_prefix",
 }
 """Names that Ceilometer gave an option at some time, and ours."""
 
@@ -140,6 +141,33 @@ class DatabaseSettings(_Section):
         return Lifetimes(self.metering_time_to_live, self.event_time_to_live, classes)
 
 
+class CoordinationSettings(_Section):
+    """How agents find each other."""
+
+    backend_url: SecretStr
+    member: str = Field(pattern=r"^$|^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    lease: float = Field(ge=0.5, le=600)
+    heartbeat: float = Field(gt=0, le=300)
+    check_watchers: float = Field(gt=0, le=300)
+
+
+class ComputeSettings(_Section):
+    """What concerns agents of the namespace `compute`."""
+
+    workload_partitioning: bool
+
+
+class PollingSettings(_Section):
+    """How an agent polls; what it polls is said in polling.yaml."""
+
+    partitioning_group_prefix: str = Field(pattern=r"^$|^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$")
+    concurrency: int = Field(ge=1, le=1024)
+    timeout: float = Field(gt=0, le=3600)
+    spread: float = Field(ge=0, le=1)
+    max_jitter: float = Field(ge=0)
+    silence: float = Field(ge=0)
+
+
 class MetricsSettings(_Section):
     """How a process tells its monitoring how it stands."""
 
@@ -171,6 +199,9 @@ class Settings(_Section):
     series_ttl: float = Field(gt=0)
     flow_workers: int = Field(ge=1, le=64)
     epoch_interval: float = Field(gt=0)
+    polling: PollingSettings
+    coordination: CoordinationSettings
+    compute: ComputeSettings
     metrics: MetricsSettings
     database: DatabaseSettings
 
@@ -288,7 +319,7 @@ def _from_node(node: Node, above: str, file: str, out: dict[str, _Given], proble
     for key, child in node.value.items():
         name = f"{above}{key}"
         at = _Given(child.plain(), file, node.key_lines[key])
-        if not any(k.startswith(f"{name}.") for k in setting_names()):
+        if not any(k.startswith(f"{name}.") for k in (*setting_names(), *ALIASES)):
             _put(out, name, at, problems, base)
         elif isinstance(child.value, dict):
             _from_node(child, f"{name}.", file, out, problems, base)

@@ -8,27 +8,21 @@ a crash as long as it runs, and counted as missed after that. A target's periods
 from __future__ import annotations
 
 import logging
-import signal
-import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from operator import eq
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from nephoscope import registry, times
-from nephoscope.errors import ConfigError, Problem, Unavailable, nearest
-from nephoscope.health import Health, serve
+from nephoscope import times
 from nephoscope.metrics import Counts
 from nephoscope.pipeline import Polling
 from nephoscope.push import MAX_SAMPLE_BYTES, marks
 from nephoscope.sample import DEFAULT_SOURCE
-from nephoscope.settings import Settings
 from nephoscope.times import SECOND
 from nephoscope.topics import SAMPLES, Log
 from sources.discovery import Discoveries, Discovery
@@ -36,7 +30,7 @@ from sources.gather import Gatherer
 from sources.membership import Assignment, Sharing
 from sources.polling import Ask, Target, Targets
 from sources.pollster import Discover, PermanentError, Pollster
-from sources.progress import FileProgress, MemoryProgress, Progress
+from sources.progress import MemoryProgress, Progress
 from sources.schedule import Poll, Schedule
 from sources.workers import InlineWorkers, Job, Outcome, Workers
 from sources.writer import Chunk, InlineWriter, Writer
@@ -48,7 +42,6 @@ _TICK = 0.25
 _FLUSH_ROWS = 100_000
 _AT_ONCE = 2048
 """Polls that are handed to the workers and not done."""
-_RETAIN_EVERY = 60.0
 
 
 class _Polled(msgspec.Struct, eq=False):
@@ -167,6 +160,15 @@ class Agent:
         self._acknowledge()
         self._tell()
         return self._wait(now)
+
+    def wake(self) -> None:
+        """Have a waiting `run` look around; from any thread."""
+        self._wake.set()
+
+    @property
+    def targets(self) -> int:
+        """How many targets are ours."""
+        return len(self._schedule)
 
     @property
     def status(self) -> dict[str, Any]:
@@ -405,53 +407,3 @@ class Agent:
 
 def _words(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
-
-
-def run(log: Log, polling: Polling, settings: Settings, *, namespaces: Collection[str] = ()) -> None:
-    """Run an agent as a process's only business, until SIGINT or SIGTERM; the log's retention is kept as well.
-
-    Args:
-        log: where the samples go.
-        polling: what to poll.
-        settings: those of the process.
-        namespaces: only pollsters of these; none: all. ConfigError where there is no such namespace.
-
-    """
-    pollsters: dict[str, Pollster] = registry.load_all(registry.POLLSTER)
-    known = {p.namespace for p in pollsters.values()}
-    wrong = [
-        Problem(f"no pollster is of the namespace {n!r}", hint=nearest(n, known)) for n in namespaces if n not in known
-    ]
-    if wrong:
-        raise ConfigError(wrong)
-    chosen = {p.name: p for p in pollsters.values() if not namespaces or p.namespace in namespaces}
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    agent = Agent(
-        polling,
-        chosen,
-        log,
-        discoveries=registry.load_all(registry.DISCOVERY),
-        progress=FileProgress(Path(settings.state_dir) / "agent.json"),
-        source=settings.sample_source,
-        member=socket.gethostname(),
-        max_sample_bytes=settings.max_sample_bytes,
-    )
-    threading.Thread(target=_retain, args=(log, settings, stop), name="nephoscope-retain", daemon=True).start()
-    health = Health("agent", "log")
-    health.look("log", agent.log_part)
-    health.look("targets", agent.targets_part)
-    with serve(health, settings.metrics.listen, 1):
-        agent.run(stop)
-
-
-def _retain(log: Log, settings: Settings, stop: threading.Event) -> None:
-    """Remove what is too old or too much from an embedded log, now and then."""
-    retention = getattr(log, "retention", None)
-    while retention is not None and not stop.wait(_RETAIN_EVERY):
-        try:
-            retention(times.now() - round(settings.log.retention * SECOND), settings.log.retention_bytes or None)
-        except Unavailable as error:
-            Counts("log").failed("retention")
-            _log.warning("%s; old messages stay a while longer", error)

@@ -31,7 +31,7 @@ def agent(
     """
     settings = settings_of(config, overrides)
     _, polling = load_polling_and_pipeline(settings)
-    from sources.agent import run
+    from sources.process import run
 
     with open_log(settings) as log:
         run(log, polling, settings, namespaces=namespaces or ())

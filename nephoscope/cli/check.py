@@ -125,6 +125,8 @@ def _topology(
         findings.warnings += [("topology", p) for p in _not_installed(pipeline)]
     for polling in pollings:
         findings.warnings += [("topology", p) for p in polling.warnings]
+        if settings is not None:
+            _note(findings, "topology", _collect(findings, "topology", partial(_fits, settings, polling)))
         for source in polling.sources:
             # The next poll of a target that changes hands comes within a period: a window must not close before.
             if settings is not None and source.interval > settings.series_ttl:
@@ -140,6 +142,31 @@ def _topology(
                         ),
                     )
                 )
+
+
+def _note(findings: Findings, stage: str, found: tuple[list[Problem], list[Problem]] | None) -> None:
+    problems, warnings = found or ([], [])
+    findings.problems += [(stage, p) for p in problems]
+    findings.warnings += [(stage, p) for p in warnings]
+
+
+def _fits(settings: Settings, polling: Polling) -> tuple[list[Problem], list[Problem]]:
+    from sources.groups import problems_of
+
+    return problems_of(settings, polling)
+
+
+def _fits_there(settings: Settings, polling: Polling) -> tuple[list[Problem], list[Problem]]:
+    from sources.coordination import Unreachable
+    from sources.groups import problems_of, problems_there
+    from sources.process import pollsters_of
+
+    if problems_of(settings, polling)[0]:
+        return [], []  # Said before: what is wrong in itself is not tried.
+    try:
+        return problems_there(settings, polling, list(pollsters_of().values()))
+    except Unreachable as error:
+        raise ConfigError([Problem(str(error), field="coordination.backend_url")]) from None
 
 
 def _not_installed(pipeline: Pipeline) -> Iterable[Problem]:
@@ -166,6 +193,9 @@ def _environment(findings: Findings, pollings: Iterable[Polling], settings: Sett
         _collect(findings, stage, partial(registry.load, registry.POLLSTER, n))
         for n in registry.names(registry.POLLSTER)
     ]
+    if settings.coordination.backend_url.get_secret_value():
+        for polling in pollings:
+            _note(findings, stage, _collect(findings, stage, partial(_fits_there, settings, polling)))
     for polling in pollings:
         findings.warnings += [(stage, p) for p in _unknown_meters(polling, [p for p in pollsters if p is not None])]
 

@@ -14,8 +14,8 @@ from nephoscope.times import SECOND
 from nephoscope.topics import DEAD_LETTERS, SAMPLES
 from nephoscope.topics.embedded import EmbeddedLog
 from sources.agent import Agent
-from sources.agent import run as run_agent
 from sources.pollster import Meter, PermanentError, Pollster, Reading
+from sources.process import run as run_agent
 from sources.progress import MemoryProgress
 
 START = 1_500_000_000 * SECOND

@@ -1,0 +1,122 @@
+"""The agent as a process's only business: its parts are found, its groups joined, and it runs until it is told to stop."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+from nephoscope import registry, times
+from nephoscope.errors import ConfigError, Problem, Unavailable, nearest
+from nephoscope.health import Health, serve
+from nephoscope.metrics import Counts
+from nephoscope.pipeline import Polling
+from nephoscope.settings import Settings
+from nephoscope.times import SECOND
+from nephoscope.topics import Log
+from sources.agent import Agent
+from sources.coordination.keeper import Keeper
+from sources.groups import Definition, Name, definition_of, keepers_of
+from sources.pollster import Pollster
+from sources.progress import FileProgress
+
+_log = logging.getLogger(__name__)
+_RETAIN_EVERY = 60.0
+
+
+def run(log: Log, polling: Polling, settings: Settings, *, namespaces: Collection[str] = ()) -> None:
+    """Run an agent until SIGINT or SIGTERM; the log's retention is kept as well.
+
+    Args:
+        log: where the samples go.
+        polling: what to poll.
+        settings: those of the process.
+        namespaces: only pollsters of these; none: all. ConfigError where there is no such namespace.
+
+    """
+    chosen = pollsters_of(namespaces)
+    discoveries = registry.load_all(registry.DISCOVERY)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    name = Name(settings)
+    keepers = keepers_of(settings, {p.namespace for p in chosen.values()}, name.text)
+    p = settings.polling
+    agent = Agent(
+        polling,
+        chosen,
+        log,
+        discoveries=discoveries,
+        progress=FileProgress(name.file(settings.state_dir)),
+        sharing=keepers,
+        source=settings.sample_source,
+        member=name.text,
+        concurrency=p.concurrency,
+        timeout=p.timeout,
+        spread=p.spread,
+        max_jitter=p.max_jitter,
+        silence=p.silence,
+        max_sample_bytes=settings.max_sample_bytes,
+    )
+    threading.Thread(target=_retain, args=(log, settings, stop), name="nephoscope-retain", daemon=True).start()
+    health = Health("agent", "log")
+    health.look("log", agent.log_part)
+    health.look("targets", agent.targets_part)
+    if not keepers:
+        why = "no coordination.backend_url" if not settings.coordination.backend_url.get_secret_value() else "its own"
+        _log.warning("this agent polls every target that it finds (%s)", why)
+    for namespace, keeper in keepers.items():
+        health.look(f"group {keeper.group}", keeper.part)
+        keeper.status = partial(_status, agent, definition_of(polling, list(chosen.values()), namespace), keeper)
+        keeper.wake = agent.wake
+    with serve(health, settings.metrics.listen, 1), _kept(keepers.values()):
+        agent.run(stop)
+    name.close()
+
+
+def pollsters_of(namespaces: Collection[str] = ()) -> dict[str, Pollster]:
+    """The pollsters of some namespaces, or all, by name. ConfigError where there is no such namespace."""
+    pollsters: dict[str, Pollster] = registry.load_all(registry.POLLSTER)
+    known = {p.namespace for p in pollsters.values()}
+    wrong = [
+        Problem(f"no pollster is of the namespace {n!r}", hint=nearest(n, known)) for n in namespaces if n not in known
+    ]
+    if wrong:
+        raise ConfigError(wrong)
+    return {p.name: p for p in pollsters.values() if not namespaces or p.namespace in namespaces}
+
+
+@contextmanager
+def _kept(keepers: Collection[Keeper]) -> Iterator[None]:
+    """Members for as long as the context is open. They leave when what they did is in the log."""
+    for keeper in keepers:
+        keeper.start()
+    try:
+        yield
+    finally:
+        for keeper in keepers:
+            keeper.stop()
+
+
+def _status(agent: Agent, definition: Definition, keeper: Keeper) -> bytes:
+    return definition.status(
+        slots=len(keeper.assignment.slots),
+        targets=agent.targets,
+        last=agent.last,
+        missed=agent.totals["missed"],
+        late=agent.totals["late"],
+    ).encode()
+
+
+def _retain(log: Log, settings: Settings, stop: threading.Event) -> None:
+    """Remove what is too old or too much from an embedded log, now and then."""
+    retention = getattr(log, "retention", None)
+    while retention is not None and not stop.wait(_RETAIN_EVERY):
+        try:
+            retention(times.now() - round(settings.log.retention * SECOND), settings.log.retention_bytes or None)
+        except Unavailable as error:
+            Counts("log").failed("retention")
+            _log.warning("%s; old messages stay a while longer", error)
