@@ -33,6 +33,7 @@ BYTES = 256 << 20
 TOGETHER = 5_000
 """Samples that go out in one call."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 30.0
+_LONGEST_ASKED = 300.0
 _TELL_EVERY = 60.0
 
 
@@ -85,7 +86,7 @@ class Queue:
         self._under_way: list[tuple[Ticket, pa.RecordBatch]] = []
         self._failing = self._too_slow = False
         self._closing = threading.Event()
-        self._pause = 0.0
+        self._pause = self._asked = 0.0
         self._told, self._untold = float("-inf"), 0
         monitor.publisher(name, self._report)
         self._thread = threading.Thread(target=self._run, name=f"nephoscope-publish {name}", daemon=True)
@@ -200,7 +201,7 @@ class Queue:
             if gave_up:
                 lost = min(whole, self._discard()) if taken else whole
                 self._done(whole - lost, lost, "given_up", None)
-            if self._closing.wait(self._pause * random.uniform(0.5, 1.0)) or gave_up:  # noqa: S311 - jitter, not secrecy
+            if self._closing.wait(max(self._asked, self._pause * random.uniform(0.5, 1.0))) or gave_up:  # noqa: S311 - jitter, not secrecy
                 return
 
     def _discard(self) -> int:
@@ -220,6 +221,7 @@ class Queue:
             else:
                 _log.error("%s failed, trying again", self.name, exc_info=error)
         self._pause = min(2 * self._pause or _FIRST_PAUSE, _LONGEST_PAUSE)
+        self._asked = min(error.after, _LONGEST_ASKED) if isinstance(error, Unavailable) else 0.0
         self._counts.failed("unavailable" if isinstance(error, NephoscopeError) else "bug")
         self._monitor.away(self.name, error, needed=False)
         with self._change:

@@ -76,7 +76,9 @@ class StoreError(NephoscopeError):
 
 
 class Unavailable(StoreError):
-    """The store (or broker) is away: the same call may succeed later."""
+    """The store (or broker) is away: the same call may succeed later. `after`: seconds that it asked to be left alone for."""
+
+    after = 0.0
 
 
 class MissingExtra(NephoscopeError):

@@ -131,14 +131,17 @@ def read_url(url: str, known: Mapping[str, Option], *, resolve: bool = True, ope
     belongs to the URL itself.
     """
     problems: list[Problem] = []
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise ConfigError([Problem(f"is no URL: {error}")]) from None
     values = {name: option.default for name, option in known.items()}
     rest = []
     for pair in filter(None, parts.query.split("&")):
         ((name, value),) = parse_qsl(pair, keep_blank_values=True) or [("", "")]
         option = known.get(name)
         if option is None:
-            hint = nearest(name, known)
+            hint = nearest(name, {*known, *DELIVERY})
             if open_query and not hint.startswith("did you mean"):
                 rest.append(pair)
             else:
@@ -224,7 +227,10 @@ def is_positioned(url: str) -> bool:
 
 def label_of(url: str) -> str:
     """What a publisher is called in logs and metrics: nothing in it is secret. Of a web address the path is cut short, which may be."""
-    parts = urlsplit(url if "://" in url else f"{url}://")
+    try:
+        parts = urlsplit(url if "://" in url else f"{url}://")
+    except ValueError:
+        return url.partition(":")[0]
     path = parts.path
     if parts.scheme.lower() in {"http", "https"} and path.count("/") > 1:
         path = f"/{path.split('/')[1]}/…"

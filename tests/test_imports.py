@@ -16,7 +16,7 @@ JOINERS = ("nephoscope/registry.py", "nephoscope/cli/", "nephoscope/api/")
 
 KEEPERS = {
     "bytewax": ("flows/engine.py", "flows/pipeline.py"),
-    "confluent_kafka": ("nephoscope/topics/kafka.py", "nephoscope/topics/kafka_reader.py"),
+    "confluent_kafka": ("nephoscope/topics/kafka.py", "nephoscope/topics/kafka_reader.py", "sinks/kafka.py"),
     "typer": ("nephoscope/cli/",),
     "rich": ("nephoscope/cli/",),
     "sqlalchemy": ("sinks/sql/",),

@@ -17,7 +17,7 @@ from nephoscope import documents, registry
 from nephoscope.cli.options import Config, Json, Set, settings_of
 from nephoscope.cli.output import complain
 from nephoscope.cli.parts import known_schemes, load_polling_and_pipeline, open_log, open_store
-from nephoscope.errors import EX_CONFIG, ConfigError, NephoscopeError, Problem, nearest
+from nephoscope.errors import EX_CONFIG, ConfigError, MissingExtra, NephoscopeError, Problem, nearest
 from nephoscope.matching import MeterFilter
 from nephoscope.pipeline import STORE, Pipeline, Polling, cross_check, load_pipeline, load_polling, resolve_publisher
 from nephoscope.settings import Settings, load_settings, setting_names
@@ -170,17 +170,16 @@ def _fits_there(settings: Settings, polling: Polling) -> tuple[list[Problem], li
 
 
 def _not_installed(pipeline: Pipeline) -> Iterable[Problem]:
-    """Publishers that a file may name, but that nothing here could run."""
-    installed = {STORE, *registry.names(registry.PUBLISHER)}
+    """Publishers whose client is not installed here, so that nothing of their URL could be checked."""
     for sink in pipeline.sinks:
         for url in sink.publishers:
-            if resolve_publisher(url) not in installed:
-                yield Problem(
-                    f"no publisher for {url} is installed: it loads, but cannot run here",
-                    pipeline.file,
-                    sink.line,
-                    f"sinks.{sink.name}",
-                )
+            scheme = resolve_publisher(url)
+            if scheme == STORE:
+                continue
+            try:
+                registry.load(registry.PUBLISHER, scheme)
+            except MissingExtra as error:
+                yield Problem(f"it loads, but cannot run here: {error}", pipeline.file, sink.line, f"sinks.{sink.name}")
 
 
 def _environment(findings: Findings, pollings: Iterable[Polling], settings: Settings) -> None:

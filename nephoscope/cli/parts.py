@@ -23,13 +23,9 @@ def prepare_state(settings: Settings) -> None:
         raise TopicError(f"cannot make state_dir {settings.state_dir}: {error.strerror}") from None
 
 
-CEILOMETERS_PUBLISHERS = ("udp", "http", "https", "kafka")
-"""Schemes that pipelines may name where nothing is sent, whether or not such a publisher is installed."""
-
-
 def known_schemes() -> set[str]:
-    """The schemes of publishers that a pipeline may name in `check FILE`, `dry-run` and `test`."""
-    return {*registry.names(registry.PUBLISHER), *CEILOMETERS_PUBLISHERS}
+    """The schemes of publishers that a pipeline may name."""
+    return set(registry.names(registry.PUBLISHER))
 
 
 @contextmanager

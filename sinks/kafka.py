@@ -1,0 +1,342 @@
+"""kafka://HOST[:PORT][,HOST[:PORT]…]/TOPIC?format=json|cloudevents|ceilometer|arrow&key=resource|partition: for consumers of Kafka.
+
+Guarantee: at least once, in the order of the log within a partition: `flush` returns when all replicas in sync have acknowledged (acks=all, idempotent).
+What failed goes out again from the first message that did; consumers know a repeated sample by its id.
+
+format
+    json         a message a sample, Nephoscope's own form (the default)
+    cloudevents  a message a sample, CloudEvents 1.0 in structured mode (content-type: application/cloudevents+json)
+    ceilometer   a message a sample, Ceilometer's metering message, signed with telemetry_secret
+    arrow        a message many samples: one Arrow IPC stream
+key
+    resource     the resource's id is the message's key, and Java's partitioner (murmur2) chooses the partition
+    partition    no key; the partition is the one that telemetry.samples has for the resource, if the topic has as many. The default of arrow
+
+Headers: `id`, the sample's; `content-type`. Of arrow: `rows` in the place of `id`. The topic is not made here: it is made by the brokers, where they are
+told to, or by hand. Without a path, `?topic=` names it as in Ceilometer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, ClassVar, Final, NamedTuple, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from nephoscope.batch import MAX_MESSAGE, compact
+from nephoscope.errors import ConfigError, Problem, Unavailable
+from nephoscope.forms import CEILOMETER, CLOUDEVENTS, FORMS, JSON, ids, lines
+from nephoscope.natural import codes
+from nephoscope.partition import partitions_of
+from nephoscope.publishers import Address, Option, one_of, read_url, seconds, text
+from nephoscope.store import Refused, Rows, batches
+from nephoscope.topics.kafka_reader import client_logger, translated
+
+ARROW: Final = "arrow"
+RESOURCE, PARTITION = "resource", "partition"
+TYPES: Final = {
+    JSON: "application/json",
+    CLOUDEVENTS: "application/cloudevents+json",
+    CEILOMETER: "application/json",
+    ARROW: "application/vnd.apache.arrow.stream",
+}
+"""The content-type header of each format."""
+_ANY: Final = -1
+"""In the place of a partition: the partitioner chooses it."""
+_LOOK, _LOOK_AGAIN = 10.0, 300.0
+"""Seconds for a question about the topic's partitions, and after which it is asked again."""
+_QUEUE_KBYTES = 65_536
+_GRACE = 5.0
+_TOO_LARGE = {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_RECORD, KafkaError.RECORD_LIST_TOO_LARGE}
+"""Where it is the message that is wrong. All else may be put right at the brokers."""
+
+OPTIONS: Final = {
+    "topic": Option(text, ""),
+    "format": Option(one_of(*FORMS, ARROW), JSON),
+    "key": Option(one_of(RESOURCE, PARTITION)),
+    "timeout": Option(seconds(1, 900), 30.0),
+    "compression": Option(one_of("none", "lz4", "zstd", "gzip", "snappy"), "lz4"),
+    "client_id": Option(text, "nephoscope"),
+    "security_protocol": Option(one_of("plaintext", "ssl", "sasl_plaintext", "sasl_ssl"), ""),
+    "sasl_mechanism": Option(one_of("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", "GSSAPI"), ""),
+    "sasl_username": Option(text, ""),
+    "sasl_password": Option(text, "", secret=True),
+    "ssl_ca_location": Option(text, ""),
+    "ssl_certificate_location": Option(text, ""),
+    "ssl_key_location": Option(text, ""),
+    "ssl_key_password": Option(text, "", secret=True),
+}
+_PROPERTIES = {name: name.replace("_", ".") for name in OPTIONS if name.startswith(("security", "sasl", "ssl"))}
+
+
+class Target(NamedTuple):
+    """What a URL says."""
+
+    servers: str
+    topic: str
+    format: str
+    key: str
+    options: dict[str, Any]
+
+
+_Headers: TypeAlias = list[tuple[str, str | bytes | None]]
+
+
+class _Messages(NamedTuple):
+    """Messages made of some rows: of each (`whole` is False), or of all of them together."""
+
+    values: list[bytes]
+    keys: list[bytes | None]
+    partitions: list[int]
+    headers: list[_Headers]
+    rows: pa.RecordBatch
+    whole: bool = False
+
+    def since(self, place: int) -> _Messages:
+        """Without those before a place."""
+        rows = self.rows if self.whole else self.rows.slice(place)
+        return _Messages(
+            self.values[place:], self.keys[place:], self.partitions[place:], self.headers[place:], rows, self.whole
+        )
+
+    def samples(self, place: int) -> pa.RecordBatch:
+        """The samples in a message."""
+        return self.rows if self.whole else self.rows.slice(place, 1)
+
+
+def target_of(url: str, *, resolve: bool = True) -> Target:
+    """A URL, read. ConfigError with every problem."""
+    problems: list[Problem] = []
+    address: Address | None = None
+    try:
+        address = read_url(url, OPTIONS, resolve=resolve)
+    except ConfigError as error:
+        problems += error.problems
+    rest = url.partition("://")[2].partition("?")[0]
+    servers, _, topic = rest.partition("/")
+    if "@" in servers:
+        problems.append(Problem("no passwords here", hint="write sasl_username=…&sasl_password=${env:NAME}"))
+    elif not servers or not all(_is_server(s) for s in servers.split(",")):
+        problems.append(Problem(f"{servers!r} names no brokers", hint="kafka://HOST:PORT[,HOST:PORT…]/TOPIC"))
+    options = address.options if address else {}
+    if topic and options.get("topic"):
+        problems.append(Problem("the topic is there twice, in the path and as an option"))
+    topic = topic or options.get("topic", "x")
+    if not _is_topic(topic):
+        problems.append(
+            Problem(f"{topic!r} is no topic" if topic else "names no topic", hint="kafka://HOST:PORT/TOPIC")
+        )
+    if problems:
+        raise ConfigError(problems)
+    form = options["format"]
+    key = options["key"] or (PARTITION if form == ARROW else RESOURCE)
+    return Target(servers, topic, form, key, options)
+
+
+def _is_server(server: str) -> bool:
+    host, mark, port = server.rpartition(":") if ":" in server.rpartition("]")[2] else (server, "", "")
+    return bool(host) and (not mark or (port.isdecimal() and 0 < int(port) < 65536))
+
+
+def _is_topic(topic: str) -> bool:
+    return (
+        0 < len(topic) <= 249
+        and topic not in {".", ".."}
+        and all(c.isascii() and (c.isalnum() or c in "._-") for c in topic)
+    )
+
+
+class KafkaPublisher:
+    """Raises ConfigError for a URL that cannot be used, Unavailable where the brokers do not acknowledge in time."""
+
+    guarantee = "at least once, in the order of the log within a partition; ids tell a repeated sample"
+    secrets: ClassVar = True
+
+    def __init__(self, url: str, telemetry_secret: str = "") -> None:
+        self._target = target_of(url)
+        self._secret = telemetry_secret
+        self._type = "content-type", TYPES[self._target.format].encode()
+        self._waiting: list[_Messages] = []
+        self._refused: list[pa.RecordBatch] = []
+        self._why = ""
+        self._partitions, self._counted = 0, float("-inf")
+        self._producer: Producer | None = None
+        self._said = ""
+        self._name = f"Kafka at {self._target.servers}, topic {self._target.topic}"
+        self._make()
+
+    @staticmethod
+    def check(url: str) -> None:
+        """ConfigError for a URL that cannot be used."""
+        target_of(url, resolve=False)
+
+    def publish(self, rows: Rows) -> None:
+        """Make messages of the rows; flush sends them."""
+        made: list[_Messages] = []
+        for batch in batches(rows):
+            made += self._of_many(batch) if self._target.format == ARROW else [self._of_each(batch)]
+        self._waiting += made
+
+    def flush(self) -> None:
+        """Send what was published, and wait until it is acknowledged. Refused: what is larger than the brokers take."""
+        failed: list[tuple[int, int, KafkaError]] = []
+        if self._waiting:
+            self._send(failed)
+        if any(error.fatal() for *_, error in failed):
+            self._drop_producer()
+        failed.sort(key=lambda f: f[:2])
+        for number, place, error in failed:
+            if error.code() not in _TOO_LARGE:
+                # From here on all of it goes out again, so that the order is kept.
+                self._waiting = [self._waiting[number].since(place), *self._waiting[number + 1 :]]
+                raise Unavailable(f"{self._name}: {error.str()}{self._hint()}")
+            self._refused.append(self._waiting[number].samples(place))
+            self._why = error.str()
+        self._waiting = []
+        if self._refused:
+            refused, self._refused = self._refused, []
+            raise Refused(f"{self._name}: {self._why}", refused)
+
+    def _send(self, failed: list[tuple[int, int, KafkaError]]) -> None:
+        """Send all, and wait for the acknowledgements; `failed`: (number, place, why) of what got none."""
+        producer = self._producer or self._make()
+        topic, produce = self._target.topic, producer.produce
+        deadline = time.monotonic() + self._target.options["timeout"] + _GRACE
+        for number, some in enumerate(self._waiting):
+            for place, (value, key, partition, headers) in enumerate(zip(*some[:4], strict=True)):
+                arrived = partial(_arrived, failed, number, place)
+                while True:
+                    try:
+                        produce(topic, value, key, partition, arrived, headers=headers)
+                        break
+                    except BufferError:
+                        if time.monotonic() > deadline:
+                            self._drop_producer()
+                            raise Unavailable(f"{self._name}: it takes no more{self._hint()}") from None
+                        producer.poll(0.1)
+                    except KafkaException as error:
+                        failed.append((number, place, error.args[0]))
+                        break
+            producer.poll(0)
+        if producer.flush(max(0.1, deadline - time.monotonic())):
+            # What is still queued must not arrive behind what comes next.
+            self._drop_producer()
+            raise Unavailable(f"{self._name}: it does not acknowledge{self._hint()}")
+
+    def discard(self) -> int:
+        """Forget what is not acknowledged. How many samples that were."""
+        count = int(sum(some.rows.num_rows for some in self._waiting))
+        self._waiting, self._refused = [], []
+        self._drop_producer()
+        return count
+
+    def close(self) -> None:
+        """Flush, and give the connections back."""
+        try:
+            self.flush()
+        finally:
+            self._drop_producer()
+
+    # -- messages
+
+    def _of_each(self, rows: pa.RecordBatch) -> _Messages:
+        values = lines(rows, self._target.format, secret=self._secret)
+        headers: list[_Headers] = [[("id", i), self._type] for i in ids(rows)]
+        resources, which = rows.column("resource_id").dictionary.to_pylist(), codes(rows, "resource_id").tolist()
+        if self._target.key == RESOURCE:
+            names = [r.encode() for r in resources]
+            return _Messages(values, [names[i] for i in which], [_ANY] * len(values), headers, rows)
+        partitions = partitions_of(resources, self._count())
+        return _Messages(values, [None] * len(values), [partitions[i] for i in which], headers, rows)
+
+    def _of_many(self, rows: pa.RecordBatch) -> Iterator[_Messages]:
+        resources, which = rows.column("resource_id").dictionary.to_pylist(), codes(rows, "resource_id")
+        if self._target.key == PARTITION:
+            which = np.array(partitions_of(resources, self._count()), np.int32)[which]
+        for group in np.unique(which).tolist():
+            there = which == group
+            some = rows if there.all() else rows.take(pa.array(np.flatnonzero(there)))
+            key, partition = (None, group) if self._target.key == PARTITION else (resources[group].encode(), _ANY)
+            for part, value in _streams(some):
+                headers: _Headers = [("rows", str(part.num_rows).encode()), self._type]
+                yield _Messages([value], [key], [partition], [headers], part, whole=True)
+
+    def _count(self) -> int:
+        """The topic's partition count."""
+        if time.monotonic() - self._counted > _LOOK_AGAIN:
+            producer = self._producer or self._make()
+            topic = self._target.topic
+            with translated(self._name, lambda: self._said):
+                found = producer.list_topics(topic, min(_LOOK, self._target.options["timeout"])).topics[topic]
+            if found.error is not None or not found.partitions:
+                raise Unavailable(f"{self._name}: {found.error.str() if found.error else 'it has no partitions'}")
+            self._partitions, self._counted = len(found.partitions), time.monotonic()
+        return self._partitions
+
+    # -- the client
+
+    def _make(self) -> Producer:
+        options = self._target.options
+        given = {prop: options[name] for name, prop in _PROPERTIES.items() if options[name]}
+        try:
+            self._producer = Producer(
+                {
+                    "bootstrap.servers": self._target.servers,
+                    "client.id": options["client_id"],
+                    "reconnect.backoff.max.ms": "2000",
+                    "socket.keepalive.enable": "true",
+                    "compression.type": options["compression"],
+                    "partitioner": "murmur2_random",
+                    # A call is flushed at its end: this only keeps its small messages together.
+                    "linger.ms": "50",
+                    "queue.buffering.max.kbytes": str(_QUEUE_KBYTES),
+                    "delivery.report.only.error": True,
+                    "acks": "all",
+                    "enable.idempotence": "true",
+                    "message.timeout.ms": str(int(options["timeout"] * 1000)),
+                    "error_cb": self._on_error,
+                    **given,
+                },
+                logger=client_logger,
+            )
+        except KafkaException as error:
+            raise ConfigError([Problem(f"kafka://: {error.args[0].str()}")]) from None
+        return self._producer
+
+    def _on_error(self, error: KafkaError) -> None:
+        self._said = error.str()
+
+    def _hint(self) -> str:
+        return f" ({self._said})" if self._said else ""
+
+    def _drop_producer(self) -> None:
+        if self._producer is not None:
+            self._producer.purge()
+            self._producer.flush(0.1)
+            self._producer = None
+
+
+def _arrived(
+    failed: list[tuple[int, int, KafkaError]], number: int, place: int, error: KafkaError | None, _message: Message
+) -> None:
+    if error is not None:
+        failed.append((number, place, error))
+
+
+def _streams(rows: pa.RecordBatch) -> Iterator[tuple[pa.RecordBatch, bytes]]:
+    """(rows, their Arrow IPC stream), halved until each is below the size that every broker takes."""
+    rows = compact(rows)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write_batch(rows)
+    value = sink.getvalue().to_pybytes()
+    if len(value) <= MAX_MESSAGE or rows.num_rows == 1:
+        yield rows, value
+        return
+    half = rows.num_rows // 2
+    yield from _streams(rows.slice(0, half))
+    yield from _streams(rows.slice(half))
