@@ -157,7 +157,8 @@ def test_a_store_that_is_away_is_told_and_nothing_is_lost(start, tmp_path, port)
     (table,) = other.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE '%record%'").fetchone()
     other.execute(f"ALTER TABLE {table} RENAME TO gone")
     pushed(tmp_path, range(10, 15))
-    report = ready(port, flow, away)
+    # The lag is looked up once a second: by now with what was pushed.
+    report = ready(port, flow, lambda r: away(r) and r["parts"]["log"]["lag_messages"] > 0)
     assert table in report["parts"]["store"]["detail"]
     other.execute(f"ALTER TABLE gone RENAME TO {table}")
     other.close()
