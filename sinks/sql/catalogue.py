@@ -25,7 +25,7 @@ STATE_FIELDS: Final = frozenset({"resource_id", "user_id", "project_id", METADAT
 _MANY: Final = 200_000
 _MANY_BYTES: Final = 64_000_000
 
-_kinds = Statement(sa.select(*(schema.kind.c[f] for f in ("id", *Kind._fields))))
+_kinds = Statement(sa.select(*(schema.kind.c[f] for f in ("id", *Kind._fields))).order_by(schema.kind.c.id))
 _resource_names = Lookup(sa.select(schema.resource.c.id, schema.resource.c.name), schema.resource.c.id)
 _resource_numbers = Lookup(sa.select(schema.resource.c.id), schema.resource.c.name)
 _user, _project = schema.word.alias("user_word"), schema.word.alias("project_word")
@@ -88,9 +88,17 @@ class Catalogue:
         self.cursor = cursor
         self.kinds: dict[int, Kind] = {number: Kind(*parts) for number, *parts in _kinds.run(cursor)}
         self.plan: Plan = plan(cursor)
+        self._first_of: dict[str, str] = {}
         self._names: dict[int, str] = {}
         self._texts: dict[int, str] = {}
         self._states: dict[int, tuple[int, int, str, str, int]] = {}
+
+    def classes_of(self, kind: int) -> frozenset[int]:
+        """The classes of lifetimes that samples of a kind may be in: those of the first kind that gives the same ids."""
+        if not self._first_of:
+            for one in self.kinds.values():
+                self._first_of.setdefault(one.identity, one.name)
+        return self.plan.numbers_of(self._first_of[self.kinds[kind].identity])
 
     def resource_names(self, numbers: I64) -> list[str]:
         """The ids of resources."""

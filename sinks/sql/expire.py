@@ -188,7 +188,7 @@ def _remove(cursor: Cursor, key: tuple[Any, ...], last: int, rest: int) -> tuple
 
 def _forget(connection: sqlite3.Connection, cursor: Cursor, known: Plan, due: Sequence[int]) -> int:
     """Remove series, states, resources, users, projects and metadata without samples; returns the number of resources."""
-    _forget_series(connection, cursor, known, due)
+    _forget_series(connection, cursor, due)
     removed = 0
     if min(due) >= 0:
         removed = _in_steps(connection, cursor, _old_states, **_spans_of(min(due) // SPAN, known))
@@ -209,11 +209,11 @@ def _spans_of(span: int, known: Plan) -> dict[str, int]:
     return {"span": span, **{f"span_{n}": s for n, s in enumerate(some)}}
 
 
-def _forget_series(connection: sqlite3.Connection, cursor: Cursor, known: Plan, due: Sequence[int]) -> None:
+def _forget_series(connection: sqlite3.Connection, cursor: Cursor, due: Sequence[int]) -> None:
     catalogue = Catalogue(cursor)
     bounds: dict[int, tuple[int, int]] = {}
-    for number, kind in catalogue.kinds.items():
-        some = [due[n] for n in known.numbers_of(kind.name)]
+    for number in catalogue.kinds:
+        some = [due[n] for n in catalogue.classes_of(number)]
         bounds[number] = min(some) // SPAN // ERA, max(some) // SPAN // ERA
     newest = max(high for _, high in bounds.values()) if bounds else -1
     still = Compare("timestamp", ">=", max(0, min(due)))

@@ -75,6 +75,7 @@ class Numbers:
     def forget(self) -> None:
         """Remember nothing: after a rollback, or when numbers were removed."""
         self.kinds: dict[Kind, int] = {}
+        self.names: dict[int, str] = {}
         self.identities: dict[str, int] = {}
         self.identity: I64 = np.full(0, -1, np.int64)
         self._resources: dict[str, int] = {}
@@ -137,6 +138,7 @@ class Numbers:
 
     def _know_kind(self, kind: Kind, number: int, identity: int) -> None:
         self.kinds[kind] = number
+        self.names[number] = kind.name
         if number >= len(self.identity):
             self.identity = _grown(self.identity, number + 1, -1)
         self.identity[number] = identity

@@ -91,8 +91,7 @@ class Scan:
             self._kinds = self.catalogue.kinds_that_pass(filters.both(*of_kinds))
         classes: Iterable[int] = range(len(self.catalogue.plan.names) + 1)
         if self._kinds is not None and self.catalogue.plan.names:
-            named = {self.catalogue.kinds[k].name for k in self._kinds.tolist()}
-            classes = sorted(frozenset().union(*(self.catalogue.plan.numbers_of(n) for n in named)))
+            classes = sorted(frozenset().union(*(self.catalogue.classes_of(k) for k in self._kinds.tolist())))
         # The blocks of spans to look into.
         self._blocks = [block(n) for n in classes]
         if of_states:

@@ -150,7 +150,9 @@ class Writer:
         identity = self._numbers.identities_of(cursor, kind)[which]
         span = time // SPAN
         if self._plan.names:
-            span = span + (self._plan.numbers([k.name for k in kinds], which, time) << BLOCK_BITS)
+            # The class is that of the first kind that gives the same ids: one id, one place.
+            first = [self._numbers.names[n] for n in self._numbers.identities_of(cursor, kind).tolist()]
+            span = span + (self._plan.numbers(first, which, time) << BLOCK_BITS)
         return _Rows(resource, time, span, identity, columns, own, natural.same(computed, own))
 
     def _store(self, cursor: Cursor, rows: _Rows) -> int:
