@@ -10,7 +10,7 @@ from typing import Any
 
 from nephoscope.metrics import Counts
 from nephoscope.partition import SLOTS
-from sources.coordination import Backend, Gone, Mark, Replaced, Unreachable, View
+from sources.coordination import Backend, Gone, Mark, Replaced, Status, Unreachable, View
 from sources.membership import Assignment, Membership, Share, State
 
 _log = logging.getLogger(__name__)
@@ -68,6 +68,7 @@ class Keeper:
         self._told = State.JOINING
         self._away = False
         self._known_marks = False
+        self._differing: tuple[str, ...] = ()
         self._stop = threading.Event()
         self._nudge = threading.Event()
         self._thread: threading.Thread | None = None
@@ -121,6 +122,8 @@ class Keeper:
                 more["seconds"] = round(self._clock() - m.since, 1)
             if m.detail:
                 more["detail"] = m.detail
+            if self._differing:
+                more["other_definition"] = list(self._differing)
             return m.active and m.state is State.MEMBER, more
 
     # The conversation, one thread
@@ -166,16 +169,20 @@ class Keeper:
     def _run(self) -> None:
         while not self._stop.is_set():
             self._nudge.clear()
-            try:
-                wait = self.step()
-            except Exception:  # noqa: BLE001 -- nothing that a client library comes up with may end the heartbeats
-                _log.exception("group %s: unexpected error", self.group)
-                self._counts.failed("coordination")
-                self._unreachable("unexpected error in the client library")
-                wait = self._membership.heartbeat
+            wait = self._run_once()
             if not self._stop.is_set():
                 self._nudge.wait(wait)
         self.leave()
+
+    def _run_once(self) -> float:
+        try:
+            return self.step()
+        except Exception as error:  # noqa: BLE001 -- nothing that a client library comes up with may end the heartbeats
+            _log.error("group %s: unexpected error: %s: %s", self.group, type(error).__name__, error)
+            _log.debug("where it came from", exc_info=True)
+            self._counts.failed("unexpected")
+            self._unreachable("unexpected error in the client library")
+            return self._membership.heartbeat
 
     def _talk(self) -> None:
         asked = self._clock()
@@ -191,7 +198,7 @@ class Keeper:
             if active:
                 self._take(view)
         except Unreachable as error:
-            self._counts.failed("coordination")
+            self._counts.failed("unreachable")
             self._unreachable(str(error))
         except Gone as error:
             with self._lock:
@@ -211,8 +218,28 @@ class Keeper:
             if not self._known_marks:
                 self._known_marks = True
                 self._share.keep(marks)
+            before = self._share.assignment.version
             if self._membership.active:
                 self._share.take(view, marks)
+            changed = self._share.assignment.version != before
+        if changed:
+            self._compare()
+
+    def _compare(self) -> None:
+        """Tell of members that poll by another definition: what only some know of is not polled where others own it."""
+        ours = Status.decode(self.status()).definition
+        if not ours:
+            return
+        _, statuses = self._backend.members()
+        said = {m: Status.decode(s).definition for m, s in statuses.items()}
+        differing = tuple(sorted(m for m, d in said.items() if d not in {"", ours}))
+        if differing and differing != self._differing:
+            _log.warning(
+                "group %s: %s poll by another definition (another polling.yaml?): what only some know of is not polled where others own it",
+                self.group,
+                ", ".join(differing),
+            )
+        self._differing = differing
 
     def _unreachable(self, detail: str) -> None:
         with self._lock:
@@ -229,7 +256,7 @@ class Keeper:
         try:
             self._backend.mark(marks)
         except Unreachable as error:
-            self._counts.failed("coordination")
+            self._counts.failed("unreachable")
             self._unreachable(str(error))
         except Gone as error:
             with self._lock:
@@ -243,7 +270,11 @@ class Keeper:
             counted = {k: n for k, n in m.counts.items() if n}
             m.counts.clear()
             told, self._told = self._told, state
-            members = self._share.assignment.members
+            members, slots, generation = self._share.assignment.members, self._share.assignment.slots, m.generation
+        self._counts.gauge("members", len(members))
+        self._counts.gauge("generation", generation)
+        self._counts.gauge("slots", len(slots))
+        self._counts.gauge("member", float(state is State.MEMBER))
         for what, count in counted.items():
             self._counts.counted(_COUNTED[what], count)
         if state is told:
@@ -252,11 +283,11 @@ class Keeper:
                 _log.warning("group %s: cannot join, and nothing is polled before: %s", self.group, detail)
             return
         if state is State.MEMBER:
-            _log.warning("group %s: joined, generation %d", self.group, m.generation)
+            _log.warning("group %s: a member, generation %d", self.group, generation)
         elif state is State.UNREACHABLE:
             _log.warning("group %s: %s; polling what was assigned among %d members", self.group, detail, len(members))
         elif state in {State.GONE, State.PAUSED}:
             _log.warning("group %s: %s; nothing is polled until we are a member again", self.group, detail)
 
 
-_COUNTED = {"joined": "joins", "lost": "leases_lost", "unreachable": "coordination_outages", "replaced": "replaced"}
+_COUNTED = {"joined": "joins", "lost": "leases_lost", "unreachable": "outages", "replaced": "replaced"}
