@@ -218,6 +218,8 @@ class Share:
         self._members: tuple[str, ...] | None = None
         self._owned: frozenset[int] = frozenset()
         self._left: dict[int, Mark] = {}
+        self._own: dict[int, int] = {}
+        self._had: frozenset[int] = frozenset()
         self._version = 0
         self.assignment = Assignment()
 
@@ -236,8 +238,13 @@ class Share:
     def take(self, view: View, marks: Mapping[int, Mark]) -> Assignment:
         """Our assignment by a view; `marks` are those of the slots gained."""
         slots = self.owned(view.members)
-        gained = slots - self.assignment.slots
-        done = {s: marks[s].first for s in gained if s in marks}
+        # What we have done ourselves and could not tell counts as well: a group that finds itself again has missed nothing.
+        done = {
+            s: max(marks[s].first if s in marks else 0, self._own.get(s, 0))
+            for s in slots - self.assignment.slots
+            if s in marks or s in self._own
+        }
+        self._had = frozenset()
         if slots != self.assignment.slots or view.generation != self.assignment.generation:
             self._version += 1
             self.assignment = Assignment(self._version, view.generation, slots, done, view.members)
@@ -247,6 +254,7 @@ class Share:
         """Nothing is ours until `take`."""
         if self.assignment.slots:
             self._version += 1
+            self._had = self.assignment.slots
             self.assignment = self.assignment._replace(version=self._version, slots=frozenset(), done={})
         return self.assignment
 
@@ -254,16 +262,21 @@ class Share:
         """Marks that we left before a restart: they stay in what we write until we know better."""
         self._left = {**marks, **self._left}
 
+    def know(self, progress: Mapping[int, int]) -> None:
+        """The first period of each of our slots that is not done, told or not."""
+        self._own.update(progress)
+
     def mark(self, progress: Mapping[int, int]) -> dict[int, Mark] | None:
         """The marks to write, given the first period of each slot that is not done; None: nothing is new.
 
-        Marks of slots that we have lost are kept: their new owner may not have read them yet.
+        Marks of slots that we have lost are kept: their new owner may not have read them yet. What was done before we were
+        stopped is told as soon as we are back, under the generation that we had then.
         """
         generation = self.assignment.generation
         fresh = {
             s: Mark(generation, first)
             for s, first in progress.items()
-            if s in self.assignment.slots and self._left.get(s, Mark(0, 0)) != Mark(generation, first)
+            if (s in self.assignment.slots or s in self._had) and self._left.get(s, Mark(0, 0)) != Mark(generation, first)
         }
         if not any(self._left.get(s, Mark(0, 0)).first != m.first for s, m in fresh.items()):
             return None

@@ -64,7 +64,7 @@ class Keeper:
         self._membership = Membership(member, backend.lease, heartbeat)
         self._share = Share(member, slots)
         self._lock = threading.RLock()
-        self._progress: Mapping[int, int] = {}
+        self._progress: dict[int, int] = {}
         self._told = State.JOINING
         self._away = False
         self._known_marks = False
@@ -97,7 +97,9 @@ class Keeper:
     def note(self, progress: Mapping[int, int]) -> None:
         """The first period of each slot that is not done; it is told to the group soon."""
         with self._lock:
-            self._progress = progress
+            # Of slots that were ours a while ago the last word counts, until it could be told.
+            self._progress.update(progress)
+            self._share.know(progress)
         self._nudge.set()
 
     def hasten(self) -> None:
@@ -247,7 +249,7 @@ class Keeper:
 
     def _tell_marks(self) -> None:
         with self._lock:
-            if not self._progress or not self._membership.active or self._membership.state is not State.MEMBER:
+            if not self._progress or self._membership.state is not State.MEMBER:
                 return
             progress, self._progress = self._progress, {}
             marks = self._share.mark(progress)

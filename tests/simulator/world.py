@@ -110,10 +110,10 @@ class Backend:
         return self._server.view(self._member, now)
 
     def leave(self) -> None:
-        if not (self._server.out or self._machine.cut_off):
-            if self._server.leases.get(self._member, (0, None))[1] is self._mine:
-                del self._server.leases[self._member]
-                self._server.changed(self._server.clock.now)
+        reached = not (self._server.out or self._machine.cut_off)
+        if reached and self._server.leases.get(self._member, (0, None))[1] is self._mine:
+            del self._server.leases[self._member]
+            self._server.changed(self._server.clock.now)
 
     def marks(self) -> dict[int, Mark]:
         self._call()

@@ -208,3 +208,17 @@ def test_what_stopped_it_is_counted_as_a_lost_lease_once(state):
         m.look(10.0)
         m.look(20.0)
     assert m.counts["lost"] == 1
+
+
+def test_what_we_did_but_could_not_tell_is_known_and_told_when_we_are_back():
+    share = Share("a", 8)
+    share.take(View(1, ("a",)), {})
+    share.know({3: 500})
+    share.stop()
+
+    assert share.mark({3: 500}) == {3: Mark(1, 500)}
+    assert share.take(View(2, ("a",)), {3: Mark(1, 100), 4: Mark(1, 200)}).done == {3: 500, 4: 200}
+
+    share.stop()
+    share.take(View(3, ("b",)), {})
+    assert share.mark({3: 600}) is None
