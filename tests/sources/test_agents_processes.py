@@ -14,6 +14,7 @@ import pytest
 
 from nephoscope import registry
 from nephoscope.batch import decode
+from nephoscope.partition import slot
 from nephoscope.times import SECOND
 from nephoscope.topics import SAMPLES
 from nephoscope.topics.embedded import EmbeddedLog
@@ -123,6 +124,12 @@ class Story:
         except Unreachable:
             return None
 
+    def _marks(self):
+        try:
+            return self.look.marks()
+        except Unreachable:
+            return {}
+
     def _happen(self, agents):
         self.look = registry.load_for(registry.COORDINATION, self.url)(
             self.url, f"{self.group}:central", "nobody", 10.0
@@ -130,6 +137,10 @@ class Story:
         for number, name in enumerate("abc"):
             agents[name] = start(self.folder, self.url, self.group, name, number)
         until(lambda: (v := self._members()) and v.members == ("a", "b", "c"))
+        # Each has something in the log.
+        slots = {slot(f"p\0thing{i}") for i in range(THINGS)}
+        until(lambda: slots <= self._marks().keys())
+        until(lambda: {h.header.member for _, h in messages(self.folder) if len(h)} == {"a", "b", "c"})
 
         self.first = wait_for_period(0.1)
         # Now most of this period is still to be polled.
