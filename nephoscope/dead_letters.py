@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import msgspec
 
@@ -49,19 +48,32 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     key: str = ""
 
 
+class Written(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """A dead letter as it lies on the topic. `size`: of the whole; `data_base64`: up to 64 KiB of it; `origin`: where the bytes came from a topic."""
+
+    reason: str
+    detail: str = ""
+    origin: Origin | None = None
+    time: str = ""
+    size: int
+    data_base64: str
+
+
 def record_of(letter: DeadLetter, partitions: int) -> Record:
     """The record of a dead letter: on the partition of its origin, else of its key."""
     if letter.origin is not None and 0 <= letter.origin.partition < partitions:
         partition = letter.origin.partition
     else:
         partition = jump(key_hash(_clean(letter.key)), partitions)
-    message: dict[str, Any] = {"reason": letter.reason, "detail": _clean(letter.detail)[:_DETAIL]}
-    if letter.origin is not None:
-        message["origin"] = letter.origin
-    message["time"] = times.format_time(times.now())
-    message["size"] = len(letter.data)
-    message["data_base64"] = base64.b64encode(letter.data[:KEPT]).decode()
-    return Record(partition, _encode(message), _clean(letter.key).encode())
+    written = Written(
+        reason=letter.reason,
+        detail=_clean(letter.detail)[:_DETAIL],
+        origin=letter.origin,
+        time=times.format_time(times.now()),
+        size=len(letter.data),
+        data_base64=base64.b64encode(letter.data[:KEPT]).decode(),
+    )
+    return Record(partition, _encode(written), _clean(letter.key).encode())
 
 
 def bury(log: Log, letters: Sequence[DeadLetter]) -> None:
@@ -95,16 +107,7 @@ class Buried(msgspec.Struct, frozen=True, kw_only=True):
         return len(self.data) < self.size
 
 
-class _Written(msgspec.Struct):
-    reason: str
-    size: int
-    data_base64: str
-    detail: str = ""
-    time: str = ""
-    origin: Origin | None = None
-
-
-_read = msgspec.json.Decoder(_Written).decode
+_read = msgspec.json.Decoder(Written).decode
 
 
 def letters(log: Log) -> Iterator[Buried]:
@@ -137,7 +140,7 @@ def buried_of(message: Message) -> Buried:
         read = _read(message.value)
         data = base64.b64decode(read.data_base64, validate=True)
     except (msgspec.MsgspecError, ValueError) as error:
-        read = _Written(reason="no_letter", size=len(message.value), data_base64="", detail=str(error))
+        read = Written(reason="no_letter", size=len(message.value), data_base64="", detail=str(error))
         data = message.value
     return Buried(
         partition=message.partition,

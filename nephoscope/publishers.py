@@ -4,6 +4,7 @@ A publisher's class may say
 
 * `check(url)`: raises ConfigError for a URL that it cannot use. Called when a pipeline is loaded, without network and without secrets.
 * `policy`: what happens while it is away, where its URL does not say: one of POLICIES, by default ``queue``.
+* `channel(url)`: the Channel that it writes to, for the AsyncAPI document.
 * `secrets = True`: it takes the setting telemetry_secret as its second argument.
 
 All publishers but those that keep their place in the snapshot (nephoscope.store.Positioned) know the options of DELIVERY: they are taken out of
@@ -27,6 +28,17 @@ from nephoscope.store import Positioned, Publisher
 WAIT, QUEUE, DROP = "wait", "queue", "drop"
 POLICIES: Final = (WAIT, QUEUE, DROP)
 _REFERENCE = re.compile(r"\$\{(env|file):([^}]*)\}")
+
+
+class Channel(NamedTuple):
+    """Where a publisher's messages can be read. `form`: of nephoscope.forms, or ``arrow``; `key`: what the messages' key is, in words."""
+
+    protocol: str
+    servers: tuple[str, ...]
+    address: str
+    form: str
+    content_type: str
+    key: str
 
 
 class Option(NamedTuple):

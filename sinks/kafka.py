@@ -32,7 +32,7 @@ from nephoscope.errors import ConfigError, Problem, Unavailable
 from nephoscope.forms import CEILOMETER, CLOUDEVENTS, FORMS, JSON, ids, lines
 from nephoscope.natural import codes
 from nephoscope.partition import partitions_of
-from nephoscope.publishers import Address, Option, one_of, read_url, seconds, text
+from nephoscope.publishers import Address, Channel, Option, one_of, read_url, seconds, text
 from nephoscope.store import Refused, Rows, batches
 from nephoscope.topics.kafka_reader import client_logger, translated
 
@@ -173,6 +173,15 @@ class KafkaPublisher:
     def check(url: str) -> None:
         """ConfigError for a URL that cannot be used."""
         target_of(url, resolve=False)
+
+    @staticmethod
+    def channel(url: str) -> Channel:
+        """The topic, for the AsyncAPI document."""
+        target = target_of(url, resolve=False)
+        key = "the resource's id" if target.key == RESOURCE else ""
+        return Channel(
+            "kafka", tuple(target.servers.split(",")), target.topic, target.format, TYPES[target.format], key
+        )
 
     def publish(self, rows: Rows) -> None:
         """Make messages of the rows; flush sends them."""
