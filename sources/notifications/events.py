@@ -1,0 +1,110 @@
+"""Events of notifications, by definitions. An event is known by its notification's message_id, so one that comes again is the same event."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import msgspec
+
+from nephoscope.event import DATETIME, FLOAT, INT, Event, Trait
+from nephoscope.sample import check_time
+from nephoscope.times import parse_time
+from sources.notifications.envelope import Notification
+from sources.notifications.event_definitions import CATCH_ALL, EventDefinition, TraitDefinition
+from sources.notifications.paths import MISSING, PathError
+
+_encode = msgspec.json.Encoder().encode
+_REMEMBERED = 4096
+_LONGEST = 65_536
+"""Characters of a trait's text."""
+
+
+class Events:
+    """Makes events of notifications.
+
+    Args:
+        definitions: in their order; the last that is for an event type counts.
+        drop_unmatched: whether a notification that no definition is for becomes no event, instead of one with the default traits.
+        store_raw: the priorities (`info`, `error`) of the notifications that are kept whole.
+
+    """
+
+    def __init__(
+        self, definitions: Sequence[EventDefinition], *, drop_unmatched: bool = False, store_raw: Collection[str] = ()
+    ) -> None:
+        self.definitions = tuple(definitions)
+        self._drop_unmatched = drop_unmatched
+        self._store_raw = frozenset(priority.lower() for priority in store_raw)
+        self._matching: dict[str, EventDefinition | None] = {}
+
+    def matching(self, event_type: str) -> EventDefinition | None:
+        """The definition for an event type; None: there is none, and none is wanted."""
+        try:
+            return self._matching[event_type]
+        except KeyError:
+            pass
+        default = None if self._drop_unmatched else CATCH_ALL
+        found = next((d for d in reversed(self.definitions) if d.event_types.matches(event_type)), default)
+        if len(self._matching) >= _REMEMBERED:
+            self._matching.clear()
+        self._matching[event_type] = found
+        return found
+
+    def event(self, notification: Notification) -> tuple[Event | None, list[tuple[str, str]]]:
+        """The event of a notification, if it becomes one; and the traits that could not be taken, each with what is wrong."""
+        definition = self.matching(notification.event_type)
+        if definition is None:
+            return None, []
+        view = notification.view
+        traits: list[Trait] = []
+        wrong: list[tuple[str, str]] = []
+        for wanted in definition.traits:
+            try:
+                value = wanted.field.first(view)
+                if value is MISSING or value is None:
+                    continue
+                trait = _trait(wanted, value)
+            except (PathError, ValueError, OverflowError) as error:
+                wrong.append((wanted.name, str(error)))
+                continue
+            if trait is not None:
+                traits.append(trait)
+        raw = _encode(view).decode() if notification.priority in self._store_raw else "{}"
+        event = Event(
+            message_id=notification.message_id,
+            event_type=notification.event_type,
+            generated=notification.timestamp,
+            traits=tuple(traits),
+            raw=raw,
+        )
+        return event, wrong
+
+
+def _trait(wanted: TraitDefinition, value: Any) -> Trait | None:
+    """The trait of a value; None where an empty text is no number and no time. Raises ValueError, OverflowError."""
+    kind = wanted.type
+    if kind == "text":
+        text = (
+            value if isinstance(value, str) else str(value) if type(value) in (int, bool) else _encode(value).decode()
+        )
+        return Trait(wanted.name, kind, text[:_LONGEST])
+    if value == "":
+        return None
+    if kind == DATETIME:
+        if not isinstance(value, str):
+            raise ValueError(f"{str(value)[:40]!r} is no ISO 8601 time")
+        return Trait(wanted.name, kind, check_time(parse_time(value)))
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"{str(value)[:40]!r} is no number")  # noqa: TRY004 -- as the number that is too large
+    if kind == INT:
+        number = int(value)
+        if not -(2**63) <= number < 2**63:
+            raise ValueError(f"{str(value)[:40]!r} does not fit in 64 bits")
+        return Trait(wanted.name, kind, number)
+    assert kind == FLOAT
+    real = float(value)
+    if not math.isfinite(real):
+        raise ValueError(f"{str(value)[:40]!r} is not finite")
+    return Trait(wanted.name, kind, real)
