@@ -25,6 +25,7 @@ TRANSFORMER = "nephoscope.transformer"
 STORE = "nephoscope.store"
 PUBLISHER = "nephoscope.publisher"
 COORDINATION = "nephoscope.coordination"
+LISTENER = "nephoscope.listener"
 
 NOUNS = {
     LOG: "log",
@@ -34,6 +35,7 @@ NOUNS = {
     STORE: "store",
     PUBLISHER: "publisher",
     COORDINATION: "coordination back end",
+    LISTENER: "listener",
 }
 """The groups, and what one of each is called in messages."""
 

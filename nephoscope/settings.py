@@ -12,8 +12,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
@@ -40,7 +41,13 @@ ALIASES: Final = {
 }
 """Names that Ceilometer gave an option at some time, and ours."""
 
-_PATHS: Final = ("state_dir", "pipeline_cfg_file", "polling_cfg_file")
+_PATHS: Final = (
+    "state_dir",
+    "pipeline_cfg_file",
+    "polling_cfg_file",
+    "notifications.definitions",
+    "notifications.event_definitions",
+)
 _REFERENCE = re.compile(r"\$\{(env|file):([^}]*)\}")
 
 
@@ -181,6 +188,50 @@ class MetricsSettings(_Section):
         return listen
 
 
+class NotificationsSettings(_Section):
+    """What services send, and how it becomes samples and events."""
+
+    urls: tuple[SecretStr, ...]
+    topics: tuple[str, ...]
+    priorities: tuple[str, ...]
+    exchanges: tuple[str, ...]
+    group: str = Field(min_length=1)
+    prefetch: int = Field(ge=1, le=65535)
+    create_queues: bool
+    queue_type: Literal["classic", "quorum"]
+    durable: bool
+    max_message_bytes: int = Field(ge=1024, le=1 << 30)
+    definitions: Path | None
+    event_definitions: Path | None
+    store_events: bool
+    drop_unmatched_notifications: bool
+    store_raw: tuple[str, ...]
+
+    @field_validator("urls", "topics", "priorities", "exchanges", "store_raw", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        """A variable or flag gives them as text: a,b."""
+        return tuple(v.strip() for v in value.split(",") if v.strip()) if isinstance(value, str) else value
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        """The queues or topics, as oslo.messaging names them."""
+        return tuple(f"{topic}.{priority}" for topic in self.topics for priority in self.priorities)
+
+
+class PushSettings(_Section):
+    """Where pushed samples are taken."""
+
+    udp: str
+    tcp: str
+
+    @field_validator("udp", "tcp")
+    @classmethod
+    def _is_an_address(cls, listen: str) -> str:
+        address_of(listen)
+        return listen
+
+
 class Settings(_Section):
     """All settings. Times are in seconds; paths are absolute, or None where Nephoscope's own file is meant."""
 
@@ -203,6 +254,8 @@ class Settings(_Section):
     coordination: CoordinationSettings
     compute: ComputeSettings
     metrics: MetricsSettings
+    notifications: NotificationsSettings
+    push: PushSettings
     database: DatabaseSettings
 
     @property
@@ -400,7 +453,7 @@ def _validated(given: Mapping[str, _Given], problems: list[Problem]) -> Settings
     tree: dict[str, Any] = {}
     for name, item in given.items():
         *sections, inner = name.split(".")
-        value = None if name.endswith("_cfg_file") and item.value == "" else item.value
+        value = None if name in _PATHS and name != "state_dir" and item.value == "" else item.value
         place = tree
         for section in sections:
             place = place.setdefault(section, {})
@@ -421,7 +474,10 @@ def _validated(given: Mapping[str, _Given], problems: list[Problem]) -> Settings
                 problems.append(item.problem(name, message))
         return None
     for key in _PATHS:
-        path = getattr(settings, key)
-        if key != "state_dir" and path is not None and not path.is_file():
+        path = attrgetter(key)(settings)
+        if key == "notifications.definitions":
+            if path is not None and not path.is_dir():
+                problems.append(given[key].problem(key, f"there is no folder {path}"))
+        elif key != "state_dir" and path is not None and not path.is_file():
             problems.append(given[key].problem(key, f"there is no file {path}"))
     return settings

@@ -9,7 +9,20 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from nephoscope.cli import agent, asyncapi, cases, check, dead_letters, flow, graph, run, samples, tap, who
+from nephoscope.cli import (
+    agent,
+    asyncapi,
+    cases,
+    check,
+    dead_letters,
+    flow,
+    graph,
+    notifications,
+    run,
+    samples,
+    tap,
+    who,
+)
 from nephoscope.cli.output import complain
 from nephoscope.errors import EX_CONFIG, ConfigError, NephoscopeError
 
@@ -21,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for part in (run, flow, agent, check, cases, graph, asyncapi, tap, samples, dead_letters, who):
+for part in (run, flow, agent, notifications, check, cases, graph, asyncapi, tap, samples, dead_letters, who):
     part.register(app)
 
 
