@@ -22,7 +22,7 @@ from nephoscope.sample import check_time
 from nephoscope.times import parse_time
 
 _CONTEXT = "_context_"
-_SECRET = ("auth_token", "service_catalog")
+_SECRET = frozenset({"auth_token", "service_catalog", "_context_auth_token", "_context_service_catalog"})
 """Never kept: the token of whoever made the request, and a catalogue that is long."""
 
 
@@ -47,6 +47,7 @@ _outer = msgspec.json.Decoder(_Outer).decode
 _head = msgspec.json.Decoder(_Head).decode
 _text = msgspec.json.Decoder(str).decode
 _decode = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
 
 
 class Notification:
@@ -64,18 +65,26 @@ class Notification:
     @cached_property
     def view(self) -> dict[str, Any]:
         """What JSONPaths are read from."""
-        inner: dict[str, Any] = _decode(self._raw)
+        inner = self._whole()
         inner.setdefault("metadata", {"message_id": self.message_id, "timestamp": self._head.timestamp})
         context = inner.pop("_context", None)
-        if not isinstance(context, dict):
-            context = {name[9:]: value for name, value in inner.items() if name.startswith(_CONTEXT)}
-        else:
+        if isinstance(context, dict):
             inner.update({_CONTEXT + name: value for name, value in context.items()})
-        for name in _SECRET:
-            inner.pop(_CONTEXT + name, None)
-            context.pop(name, None)
+        else:
+            context = {name[9:]: value for name, value in inner.items() if name.startswith(_CONTEXT)}
         inner.setdefault("ctxt", context)
         return inner
+
+    def kept(self) -> str:
+        """The bare object as JSON text, for those who keep it whole."""
+        return _encode(self._whole()).decode()
+
+    def _whole(self) -> dict[str, Any]:
+        """The bare object without the secrets of whoever made the request: some services put their context into the payload too."""
+        whole: dict[str, Any] = _decode(self._raw)
+        if _names_secret(self._raw):
+            whole = _without_secrets(whole)
+        return whole
 
     @property
     def payload(self) -> Any:
@@ -124,3 +133,17 @@ def _named(body: bytes, error: Exception) -> SampleError:
     if "payload" not in message:
         return SampleError("payload", "payload is missing")
     return SampleError("json", str(error))
+
+
+def _names_secret(raw: bytes | str) -> bool:
+    if isinstance(raw, bytes):
+        return b"auth_token" in raw or b"service_catalog" in raw
+    return "auth_token" in raw or "service_catalog" in raw
+
+
+def _without_secrets(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_secrets(inner) for name, inner in value.items() if name not in _SECRET}
+    if isinstance(value, list):
+        return [_without_secrets(inner) for inner in value]
+    return value

@@ -71,7 +71,7 @@ class Events:
                 continue
             if trait is not None:
                 traits.append(trait)
-        raw = _encode(view).decode() if notification.priority in self._store_raw else "{}"
+        raw = notification.kept() if notification.priority in self._store_raw else "{}"
         event = Event(
             message_id=notification.message_id,
             event_type=notification.event_type,
