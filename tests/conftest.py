@@ -52,3 +52,12 @@ def memcached(run_folder):
 
     with for_all(run_folder) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(run_folder):
+    """The port of a RabbitMQ broker (user guest). Use a virtual host or queues of your own, and leave it running."""
+    from tests.servers.rabbitmq import for_all
+
+    with for_all(run_folder) as port:
+        yield port

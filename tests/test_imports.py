@@ -16,7 +16,14 @@ JOINERS = ("nephoscope/registry.py", "nephoscope/cli/", "nephoscope/api/")
 
 KEEPERS = {
     "bytewax": ("flows/engine.py", "flows/pipeline.py"),
-    "confluent_kafka": ("nephoscope/topics/kafka.py", "nephoscope/topics/kafka_reader.py", "sinks/kafka.py"),
+    "confluent_kafka": (
+        "nephoscope/topics/kafka.py",
+        "nephoscope/topics/kafka_reader.py",
+        "sinks/kafka.py",
+        "sources/notifications/kafka.py",
+    ),
+    "pika": ("sources/notifications/rabbitmq.py",),
+    "jsonpath_ng": ("sources/notifications/paths.py",),
     "typer": ("nephoscope/cli/",),
     "rich": ("nephoscope/cli/",),
     "sqlalchemy": ("sinks/sql/",),

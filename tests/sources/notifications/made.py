@@ -13,10 +13,8 @@ from sources.notifications.event_definitions import load_events
 from sources.notifications.events import Events
 from sources.notifications.meters import Meters
 
-RECORDED = [
-    json.loads(line)
-    for line in Path(__file__).parents[2].joinpath("recorded/notifications.jsonl").open(encoding="utf-8")
-]
+_FILE = Path(__file__).parents[2] / "recorded/notifications.jsonl"
+RECORDED = [json.loads(line) for line in _FILE.read_text().splitlines()]
 """One of each kind that Keystone, Glance, Neutron, Cinder and Nova sent."""
 
 

@@ -48,7 +48,8 @@ def test_neither_token_nor_catalogue_is_kept():
             event, _ = events.event(unwrap(enveloped(message, form)))
             assert "auth_token" not in event.raw
             assert "service_catalog" not in event.raw
-            assert json.loads(event.raw)["payload"] == message["payload"]
+            if message["event_type"] != "scheduler.select_destinations.start":  # Its payload holds a token too.
+                assert json.loads(event.raw)["payload"] == message["payload"]
 
 
 @cache
