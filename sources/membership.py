@@ -276,7 +276,8 @@ class Share:
         fresh = {
             s: Mark(generation, first)
             for s, first in progress.items()
-            if (s in self.assignment.slots or s in self._had) and self._left.get(s, Mark(0, 0)) != Mark(generation, first)
+            if (s in self.assignment.slots or s in self._had)
+            and self._left.get(s, Mark(0, 0)) != Mark(generation, first)
         }
         if not any(self._left.get(s, Mark(0, 0)).first != m.first for s, m in fresh.items()):
             return None
