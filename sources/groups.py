@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import hashlib
 import re
@@ -93,7 +94,11 @@ def backend_of(settings: Settings, group: str, member: str) -> Backend:
     url = settings.coordination.backend_url.get_secret_value()
     if "://" not in url:
         raise ConfigError([Problem("is no URL", field="coordination.backend_url", hint=_HINT)])
-    kind = registry.load_for(registry.COORDINATION, url)
+    try:
+        kind = registry.load_for(registry.COORDINATION, url)
+    except ConfigError as error:
+        named = [dataclasses.replace(p, field="coordination.backend_url") for p in error.problems]
+        raise ConfigError(named) from None
     return cast("Backend", kind(url, group, member, settings.coordination.lease))
 
 

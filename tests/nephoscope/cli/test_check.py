@@ -85,3 +85,42 @@ def test_a_meter_that_no_pollster_gives_is_a_warning(nephoscope, tmp_path, text)
 
     assert done.status == 0
     assert f"no pollster gives '{text}'" in done.err
+
+
+@pytest.mark.parametrize(
+    "url, said",
+    [
+        ("redis://me:hunter2@127.0.0.1:1", "redis://127.0.0.1:1 cannot be reached"),
+        ("zookeeper://me:hunter2@127.0.0.1:1?timeout=2", "zookeeper://127.0.0.1:1 cannot be reached"),
+        ("memcached://127.0.0.1:1", "memcached://127.0.0.1:1 cannot be reached"),
+        ("rediss://me:hunter2@h?membership_timout=5", "did you mean 'membership_timeout'?"),
+        ("etcd://me:hunter2@h", "there is no coordination back end 'etcd'"),
+        ("hunter2", "is no URL"),
+    ],
+)
+def test_a_wrong_back_end_is_a_problem_and_its_password_stays_secret(nephoscope, url, said):
+    done = nephoscope("check", "--set", f"coordination.backend_url={url}")
+
+    assert done.status == 78
+    assert done.err.startswith("coordination.backend_url: ")
+    assert said in done.err
+    assert "hunter2" not in done.err + done.out
+    assert "Traceback" not in done.err
+
+
+def test_what_answers_garbage_is_no_back_end(nephoscope, redis):
+    for kind in ("memcached", "zookeeper"):
+        url = redis.replace("redis", kind) + ("?timeout=2" if kind == "zookeeper" else "")
+        done = nephoscope("check", "--set", f"coordination.backend_url={url}")
+        assert done.status == 78
+        assert "no ZooKeeper" in done.err or "does not answer as a memcached does" in done.err
+        assert "Traceback" not in done.err
+
+
+def test_a_lateness_below_lease_and_catch_up_is_refused(nephoscope, redis):
+    arguments = ("check", "--set", f"coordination.backend_url={redis}", "--set", "lateness=15")
+    done = nephoscope(*arguments)
+    assert done.status == 78
+    assert done.err.startswith("lateness: 15 s is less than what a period of host needs where its agent dies")
+
+    assert nephoscope(*arguments[:-1], "lateness=20").status == 0
