@@ -19,7 +19,7 @@ from threading import current_thread, main_thread
 
 from bytewax.dataflow import Dataflow
 
-from flows import engine
+from flows import engine, events
 from flows.monitor import Monitor
 from flows.outlet import PARTS, Outlets, Stopped
 from flows.plan import Options, Plan, compile_plan
@@ -59,6 +59,9 @@ def run(settings: Settings, process_id: int | None = None, addresses: Sequence[s
     hold(folder, ";".join(addresses or ()) or _alone(), process_id or 0, lambda: engine.recovery(folder))
     health = Health("flow", *PARTS)
     monitor = monitor_of(settings, health, alone=not addresses)
+    if not process_id:
+        # One process of a cluster is enough for what comes rarely; another cluster that shares the folder waits for its lock.
+        _open.enter_context(events.in_background(settings, lambda: log_of(settings), health))
     with serve(health, settings.metrics.listen, _port(process_id or 0)), explained(folder, together=bool(addresses)):
         try:
             engine.run(
@@ -70,6 +73,8 @@ def run(settings: Settings, process_id: int | None = None, addresses: Sequence[s
             )
         except Stopped as error:
             _log.warning("%s; it goes on from the last snapshot", error)
+        finally:
+            _open.close()
 
 
 def log_of(settings: Settings) -> Log:

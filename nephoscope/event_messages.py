@@ -11,13 +11,15 @@ An event's partition follows from its message_id.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import msgspec
 
 from nephoscope.batch import MAX_MESSAGE
 from nephoscope.errors import BatchError
-from nephoscope.event import Event
+from nephoscope.event import DATETIME, Event
 from nephoscope.partition import partition
+from nephoscope.times import format_time
 from nephoscope.topics import Record
 
 
@@ -30,6 +32,22 @@ class EventMessage(msgspec.Struct):
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(EventMessage).decode
 _OPEN, _CLOSE = b'{"events":[', b"]}"
+
+
+def event_to_dict(event: Event) -> dict[str, Any]:
+    """An event as others read it: times as ISO 8601 (UTC), the traits by name."""
+    return {
+        "message_id": event.message_id,
+        "event_type": event.event_type,
+        "generated": format_time(event.generated),
+        "traits": {t.name: format_time(int(t.value)) if t.type == DATETIME else t.value for t in event.traits},
+        "raw": msgspec.json.decode(event.raw),
+    }
+
+
+def event_line(event: Event) -> bytes:
+    """The same as a line of JSON."""
+    return _encode(event_to_dict(event)) + b"\n"
 
 
 def event_records(events: Iterable[Event], partitions: int) -> Iterator[Record]:

@@ -44,6 +44,7 @@ ALIASES: Final = {
 _PATHS: Final = (
     "state_dir",
     "pipeline_cfg_file",
+    "event_pipeline_cfg_file",
     "polling_cfg_file",
     "notifications.definitions",
     "notifications.event_definitions",
@@ -239,6 +240,7 @@ class Settings(_Section):
     partitions: int = Field(ge=1, le=65536)
     pipeline_cfg_file: Path | None
     polling_cfg_file: Path | None
+    event_pipeline_cfg_file: Path | None
     sample_source: str = Field(min_length=1)
     telemetry_secret: SecretStr
     max_sample_bytes: int = Field(ge=1024)

@@ -6,9 +6,12 @@ Guarantee: at least once; what was printed after the last snapshot is printed ag
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import BinaryIO
 
 from nephoscope.errors import ConfigError, Problem, Unavailable
+from nephoscope.event import Event
+from nephoscope.event_messages import event_line
 from nephoscope.store import Rows, batches
 from sinks.lines import json_lines
 
@@ -31,6 +34,13 @@ class ConsolePublisher:
         try:
             for batch in batches(rows):
                 stream.writelines(json_lines(batch))
+        except OSError as error:
+            raise Unavailable(f"standard output: {error}") from error
+
+    def publish_events(self, events: Sequence[Event]) -> None:
+        """Print a line for each event."""
+        try:
+            (self._stream or sys.stdout.buffer).writelines(event_line(event) for event in events)
         except OSError as error:
             raise Unavailable(f"standard output: {error}") from error
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,6 +21,8 @@ import msgspec
 import xxhash
 
 from nephoscope.errors import ConfigError, Problem, StoreError, Unavailable
+from nephoscope.event import Event
+from nephoscope.event_messages import event_line
 from nephoscope.store import Rows, batches
 from sinks.lines import json_lines
 
@@ -79,6 +82,12 @@ class FilePublisher:
             self._waiting += sum(map(len, lines))
             if self._waiting > _BUFFERED:
                 self.flush()
+
+    def publish_events(self, events: Sequence[Event]) -> None:
+        """Take events, a line each."""
+        lines = [event_line(event) for event in events]
+        self._lines += lines
+        self._waiting += sum(map(len, lines))
 
     def flush(self) -> None:
         """Write what was published."""
