@@ -191,6 +191,8 @@ class Agent:
     def targets_part(self) -> tuple[bool, dict[str, Any]]:
         """What is polled, for /ready: not ready until the discoveries have answered once."""
         more: dict[str, Any] = {"targets": len(self._schedule), "hung": self._workers.hung}
+        if not self._sharing:
+            more["coordination"] = "none: all that is found is polled here"
         if self._starting:
             more["detail"] = "not every discovery has answered yet"
         return not self._starting, more

@@ -66,8 +66,11 @@ def run(log: Log, polling: Polling, settings: Settings, *, namespaces: Collectio
     health.look("log", agent.log_part)
     health.look("targets", agent.targets_part)
     if not keepers:
-        why = "no coordination.backend_url" if not settings.coordination.backend_url.get_secret_value() else "its own"
-        _log.warning("this agent polls every target that it finds (%s)", why)
+        configured = settings.coordination.backend_url.get_secret_value()
+        why = "its namespaces are not shared" if configured else "there is no coordination.backend_url"
+        # On a log of this host's own there can be no others.
+        level = logging.INFO if registry.scheme(settings.log.url) == "embedded" else logging.WARNING
+        _log.log(level, "this agent polls every target that it finds, as any other would (%s)", why)
     for namespace, keeper in keepers.items():
         health.look(f"group {keeper.group}", keeper.part)
         keeper.status = partial(_status, agent, definition_of(polling, list(chosen.values()), namespace), keeper)

@@ -136,7 +136,7 @@ class KeyValueBackend:
                 raise Gone("the group is not there any more: the back end has lost its data")
             holder = group.members.get(self._member)
             if holder is None:
-                raise Gone("the others have not heard of us for a whole lease")
+                raise Gone("the group does not have us: not heard of for a whole lease, or its data were lost")
             if holder != self._incarnation:
                 raise Replaced(f"another process has joined under our name {self._member!r}")
             dead = self._dead(group)

@@ -102,7 +102,7 @@ def test_who_sends_no_heartbeat_is_gone_after_the_lease_and_not_before(kind, req
     eventually(lambda: b.join(b""))
     view = until(lambda: [v for v in [eventually(lambda: a.heartbeat(b""))] if v.members == ("a",)])[0]
     assert SHORT <= time.monotonic() - last < SHORT + 5
-    with pytest.raises(Gone, match="not heard of us"):
+    with pytest.raises(Gone, match="not heard of for a whole lease"):
         b.heartbeat(b"")
     assert b.join(b"", least=100).members == ("a", "b")
     assert a.heartbeat(b"").generation >= 100 > view.generation
@@ -253,6 +253,18 @@ def test_zookeeper_keeps_members_and_marks_over_a_restart_on_its_data(tmp_path):
         assert eventually(lambda: a.heartbeat(b""))[:2] == had[:2]
         assert a.marks() == {1: Mark(1, 1)}
         group.close()
+
+
+def test_zookeepers_user_and_password_are_used(zookeeper):
+    url = zookeeper.replace("//", "//me:hunter2@") + f"/of-{uuid.uuid4().hex[:8]}"
+    group, stranger = Group(url), Group(url.replace("hunter2", "guess"))
+    stranger.name = group.name
+    assert group.back_end("a").join(b"").members == ("a",)
+    with pytest.raises(Unreachable, match="NoAuth") as raised:
+        stranger.back_end("b").join(b"")
+    assert "guess" not in str(raised.value)
+    group.close()
+    stranger.close()
 
 
 def test_zookeeper_tells_what_lease_it_grants_and_when_members_change(zookeeper):
