@@ -206,6 +206,8 @@ class Sharing(Protocol):
 class Share:
     """The slots of one member, and the marks that it leaves. Each member works this out alone, from its view.
 
+    `unwritten`: the group may not have our latest marks. Set False when they are written, True when the group may have lost them.
+
     Args:
         member: our name.
         slots: how many there are.
@@ -221,6 +223,7 @@ class Share:
         self._own: dict[int, int] = {}
         self._had: frozenset[int] = frozenset()
         self._version = 0
+        self.unwritten = False
         self.assignment = Assignment()
 
     def owned(self, members: tuple[str, ...]) -> frozenset[int]:
@@ -267,7 +270,7 @@ class Share:
         self._own.update(progress)
 
     def mark(self, progress: Mapping[int, int]) -> dict[int, Mark] | None:
-        """The marks to write, given the first period of each slot that is not done; None: nothing is new.
+        """The marks to write, given the first period of each slot that is not done; None: the group has them.
 
         Marks of slots that we have lost are kept: their new owner may not have read them yet. What was done before we were
         stopped is told as soon as we are back, under the generation that we had then.
@@ -279,7 +282,8 @@ class Share:
             if (s in self.assignment.slots or s in self._had)
             and self._left.get(s, Mark(0, 0)) != Mark(generation, first)
         }
-        if not any(self._left.get(s, Mark(0, 0)).first != m.first for s, m in fresh.items()):
-            return None
-        self._left |= fresh
-        return dict(self._left)
+        moved = any(self._left.get(s, Mark(0, 0)).first != m.first for s, m in fresh.items())
+        if moved:
+            self._left |= fresh
+        self.unwritten = self.unwritten or moved
+        return dict(self._left) if self.unwritten and self._left else None

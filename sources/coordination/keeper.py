@@ -161,7 +161,7 @@ class Keeper:
         """The last marks, and no member any more."""
         self._tell_marks()
         with self._lock:
-            member = self._membership.state in {State.MEMBER, State.UNREACHABLE}
+            member = self._membership.state not in {State.JOINING, State.LEFT}
             self._membership.left(self._clock())
             self._share.stop()
         if member:
@@ -192,6 +192,8 @@ class Keeper:
         try:
             if self._membership.wants == "join":
                 view = self._backend.join(self.status(), least=self._membership.least, take=self._membership.take)
+                # Where the back end has lost its data, each tells again what it knows.
+                self._share.unwritten = True
             else:
                 view = self._backend.heartbeat(self.status())
             with self._lock:
@@ -249,7 +251,7 @@ class Keeper:
 
     def _tell_marks(self) -> None:
         with self._lock:
-            if not self._progress or self._membership.state is not State.MEMBER:
+            if not (self._progress or self._share.unwritten) or self._membership.state is not State.MEMBER:
                 return
             progress, self._progress = self._progress, {}
             marks = self._share.mark(progress)
@@ -257,6 +259,7 @@ class Keeper:
             return
         try:
             self._backend.mark(marks)
+            self._share.unwritten = False
         except Unreachable as error:
             self._counts.failed("unreachable")
             self._unreachable(str(error))

@@ -103,7 +103,6 @@ class KeyValueBackend:
         self._clock = clock
         self._incarnation = incarnation or secrets.token_hex(8)
         self._beats = 0
-        self._known: tuple[str, ...] = ()
         self._seen: dict[str, tuple[bytes, float]] = {}
 
     def join(self, status: bytes, *, least: int = 0, take: bool = True) -> View:

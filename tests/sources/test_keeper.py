@@ -222,6 +222,22 @@ def test_marks_of_before_a_restart_are_not_forgotten(world):
     assert marks[1] > Mark(0, 0)
 
 
+def test_marks_that_could_not_be_written_or_were_lost_are_written_again(world):
+    a = world.start("a")
+    look = KeyValueBackend(world.store, "g", "x", LEASE)
+    world.run(2 * BEAT)
+    world.store.away = True
+    a.note({1: 10})
+    world.run(BEAT)
+    world.store.away = False
+    world.run(2 * BEAT)
+    assert look.marks()[1].first == 10
+
+    world.store.kept.clear()
+    world.run(4 * BEAT)
+    assert look.marks()[1].first == 10
+
+
 def test_members_that_poll_something_else_are_told_of(world, caplog):
     caplog.set_level(logging.WARNING)
     a = world.start("a", status=Status(definition="one").encode)
