@@ -76,6 +76,8 @@ def check(
             pollings.append(loaded[1])
         if settings is None:
             findings.skipped["environment"] = "the settings are wrong"
+        if settings is not None:
+            _listening(findings, settings)
     _topology(findings, pipelines, pollings, settings)
     if settings is not None:
         _environment(findings, pollings, settings)
@@ -84,9 +86,29 @@ def check(
         raise typer.Exit(EX_CONFIG)
 
 
+def _listening(findings: Findings, settings: Settings) -> None:
+    """The definitions, the URLs, and where events go."""
+    from flows.events import event_pipeline
+    from sources.notifications import service
+
+    told = documents.Checker("")
+    _collect(findings, "correctness", lambda: service.check(settings, told))
+    _collect(findings, "correctness", lambda: event_pipeline(settings))
+    findings.warnings += [("correctness", p) for p in told.warnings]
+
+
 def kind_of(file: Path) -> str:
-    """What a file is, by its first keys: 'pipeline', 'polling' or 'settings'. Raises ConfigError where it is no YAML."""
+    """What a file is, by its first keys: 'pipeline', 'polling', 'meters', 'events', 'event_pipeline' or 'settings'.
+
+    Raises ConfigError where it is no YAML.
+    """
     top = documents.load(file).value
+    if isinstance(top, dict) and "metric" in top:
+        return "meters"
+    if isinstance(top, list) and any(isinstance(item.value, dict) and "event_type" in item.value for item in top):
+        return "events"
+    if isinstance(top, dict) and "sources" in top and "sinks" in top and _has_events(top["sources"]):
+        return "event_pipeline"
     if isinstance(top, list) or (isinstance(top, dict) and "sinks" in top):
         return "pipeline"
     if isinstance(top, dict) and "sources" in top:
@@ -96,14 +118,34 @@ def kind_of(file: Path) -> str:
     return "settings"
 
 
+def _has_events(sources: documents.Node) -> bool:
+    items = sources.value if isinstance(sources.value, list) else []
+    return any(isinstance(item.value, dict) and "events" in item.value for item in items)
+
+
 def _load(file: Path, pipelines: list[Pipeline], pollings: list[Polling]) -> None:
     kind = kind_of(file)
-    if kind == "pipeline":
+    if kind in {"meters", "events", "event_pipeline"}:
+        _load_definitions(kind, file)
+    elif kind == "pipeline":
         pipelines.append(load_pipeline(file, publisher_schemes=known_schemes()))
     elif kind == "polling":
         pollings.append(load_polling(file))
     else:
         load_settings(file)
+
+
+def _load_definitions(kind: str, file: Path) -> None:
+    from nephoscope.pipeline.events import load_event_pipeline
+    from sources.notifications.definitions import load_meters
+    from sources.notifications.event_definitions import load_events
+
+    if kind == "meters":
+        load_meters([file])
+    elif kind == "events":
+        load_events([file])
+    else:
+        load_event_pipeline(file, known_schemes())
 
 
 def _collect(findings: Findings, stage: str, action: Callable[[], _T]) -> _T | None:

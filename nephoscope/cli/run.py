@@ -45,7 +45,7 @@ def run(
         ),
     ] = None,
 ) -> None:
-    """Poll this host, run the pipeline over its samples, store the result and show it.
+    """Poll this host, run the pipeline over its samples, store the result and show it. Listens, too, where the settings say to what.
 
     Ctrl-C or SIGTERM stops it; the next start goes on where it was. `--kafka` stands for --set log.url=kafka://…
 
@@ -63,7 +63,10 @@ def run(
             show = _Quiet() if quiet else _Live(settings) if is_terminal() else _Lines()
             # Several processes need a supervisor of their own; one is watched from here.
             alone = ["--process-id", "0"] if settings.flow_workers == 1 else []
-            supervisor = Supervisor([_child("agent", arguments), _child("flow", [*arguments, *alone])], show.say)
+            children = [_child("agent", arguments), _child("flow", [*arguments, *alone])]
+            if settings.notifications.urls or settings.push.udp or settings.push.tcp:
+                children.insert(1, _child("notifications", arguments))
+            supervisor = Supervisor(children, show.say)
             until = time.monotonic() + seconds if seconds is not None else None
             complain(_greeting(settings))
             supervisor.start()
