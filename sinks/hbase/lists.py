@@ -22,7 +22,8 @@ from sinks.hbase.found import KIND_FIELDS, ROSTER_FIELDS, Found, Who
 from sinks.hbase.index import Era
 from sinks.hbase.scan import Scan
 
-_AT_ONCE: Final = 128
+_AT_ONCE: Final = 512
+"""Resources whose ends are looked up together, at most."""
 
 
 @dataclass(slots=True)
@@ -40,7 +41,7 @@ def resources(catalogue: Catalogue, query: ListQuery) -> ResourcePage:
     known = _known(catalogue)
     names = _passing(catalogue, query.filter, known)
     out: list[Resource] = []
-    for some in _chunks([n for n in names if after is None or n > after]):
+    for some in _chunks([n for n in names if after is None or n > after], query.limit):
         newest = _newest(catalogue, known, some)
         oldest = _oldest(catalogue, known, list(newest))
         for name in some:
@@ -63,7 +64,7 @@ def meters(catalogue: Catalogue, query: ListQuery, swept: int) -> MeterPage:
     parts = [p for p in filters.conjuncts(query.filter) if filters.fields(p) and filters.fields(p) <= KIND_FIELDS]
     passing = _kinds_that_pass(catalogue, parts)
     out: list[Meter] = []
-    for some in _chunks([n for n in names if begin is None or n >= begin[0]]):
+    for some in _chunks([n for n in names if begin is None or n >= begin[0]], query.limit):
         newest = _newest(catalogue, known, some)
         for name in some:
             if name not in newest:
@@ -203,7 +204,7 @@ def _ends(catalogue: Catalogue, names: list[str], bound: Filter, *, newest_first
     for parts in scan.rounds(newest_first=newest_first, done=done):
         there: set[int] = set()
         for found in parts:
-            mine = np.isin(found.resource, [n for some in left.values() for n in some])
+            mine = np.isin(found.resource, np.array([n for some in left.values() for n in some], np.int64))
             if mine.any():
                 there.update(np.unique(found.resource[mine]).tolist())
                 yield found.take(mine)
@@ -230,9 +231,10 @@ def _alive(catalogue: Catalogue, name: str, kind: int) -> bool:
 # -- cursors
 
 
-def _chunks(names: Sequence[str]) -> Iterable[list[str]]:
-    for begin in range(0, len(names), _AT_ONCE):
-        yield list(names[begin : begin + _AT_ONCE])
+def _chunks(names: Sequence[str], limit: int | None = None) -> Iterable[list[str]]:
+    size = _AT_ONCE if limit is None else min(_AT_ONCE, limit + 1)
+    for begin in range(0, len(names), size):
+        yield list(names[begin : begin + size])
 
 
 def _cursor(values: list[str]) -> str:

@@ -55,10 +55,15 @@ class Scan:
             read = filters.fields(part)
             if isinstance(part, Compare) and part.field == "timestamp" and part.op in {"=", "<", "<=", ">", ">="}:
                 continue
+            if isinstance(part, Compare) and part.field == "resource_id" and part.op in {"=", "in"}:
+                # Of names there may be thousands: by number, not by comparing each with each.
+                continue
             (of_kinds if read <= KIND_FIELDS else of_rosters if read <= ROSTER_FIELDS else rest).append(part)
         self._of_kinds = filters.both(*of_kinds) if of_kinds else None
         self._of_rosters = filters.both(*of_rosters) if of_rosters else None
         self._rest = filters.both(*rest) if rest else EVERYTHING
+        names = _named(tree)
+        self._named = None if names is None else np.array([catalogue.name_number(n) for n in sorted(names)], np.int64)
         names = filters.allowed(tree, "resource_id")
         self.buckets = None if names is None else {layout.bucket_of(n, catalogue.buckets) for n in names}
         self._places: dict[bytes, I64 | None] = {}
@@ -87,15 +92,19 @@ class Scan:
 
     def places(self, digests: Iterable[bytes]) -> Mapping[bytes, I64 | None]:
         """For each roster: the positions of those that may pass; None: all."""
-        if self._of_rosters is None:
+        if self._of_rosters is None and self._named is None:
             return defaultdict(lambda: None)
         missing = [d for d in dict.fromkeys(digests) if d not in self._places]
         if missing:
             rosters = self.catalogue.rosters(missing)
             for one in missing:
                 roster = rosters[one]
-                who = Who(self.catalogue, np.zeros(0, np.int64), roster.resources, roster.said)
-                passed = filters.evaluate(self._of_rosters, who)
+                passed = np.ones(len(roster.resources), bool)
+                if self._named is not None:
+                    passed = np.isin(roster.resources, self._named)
+                if self._of_rosters is not None and passed.any():
+                    who = Who(self.catalogue, np.zeros(0, np.int64), roster.resources, roster.said)
+                    passed &= filters.evaluate(self._of_rosters, who)
                 self._places[one] = None if passed.all() else np.flatnonzero(passed)
         return self._places
 
@@ -320,6 +329,16 @@ class Scan:
             found = found.take(filters.evaluate(self._rest, found))
         if found.length:
             yield found
+
+
+def _named(tree: Filter) -> frozenset[str] | None:
+    """The resources that a filter plainly names; None: it names none."""
+    result: frozenset[str] | None = None
+    for part in filters.conjuncts(tree):
+        if isinstance(part, Compare) and part.field == "resource_id" and part.op in {"=", "in"}:
+            some = frozenset(part.value if part.op == "in" else (part.value,))
+            result = some if result is None else result & some
+    return result
 
 
 __all__ = ["Packed", "Scan", "Values"]

@@ -6,9 +6,9 @@ sample is not at its place (its writer died in between, or has not come so far) 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 import numpy as np
@@ -22,6 +22,8 @@ from sinks.hbase.numbers import Planned, Rows, Unit
 
 if TYPE_CHECKING:
     from sinks.hbase.write import Writer
+
+T = TypeVar("T")
 
 _AT_ONCE: Final = 6
 _FEW: Final = 3
@@ -51,6 +53,10 @@ class Ties:
     def close(self) -> None:
         """End the threads."""
         self._pool.shutdown()
+
+    def each(self, act: Callable[[T], bool], over: Sequence[T]) -> list[bool]:
+        """Act of each, several at a time where there are more than a few."""
+        return list(map(act, over) if len(over) <= _FEW else self._pool.map(act, over))
 
     def write(self, rows: Rows) -> int:
         """Returns how many were not there."""
@@ -83,7 +89,7 @@ class Ties:
             claim = _encode(Claim(mine, row, time // MINUTE, numbers.sample(rows, i)))
             return self._link.swap(ID, ids[i], CLAIM, b"", claim)
 
-        done = list(map(one, absent) if len(absent) <= _FEW else self._pool.map(one, absent))
+        done = self.each(one, absent)
         won = [i for i, ours in zip(absent, done, strict=True) if ours]
         lost = [ids[i] for i, ours in zip(absent, done, strict=True) if not ours]
         if lost:

@@ -172,18 +172,20 @@ class Writer:
             self._numbers.wrote(facts)
         for timestamp, rows in cells.items():
             self._link.put(SAMPLE, rows, timestamp)
-        lost = set()
-        for unit, entries in added.items():
-            ours = there.get(unit, ())
-            while not self._count(unit, b"".join(entries)):
-                # What others have added says nothing against our packs, unless it is of the same kind and time.
-                if any(key_ in self._lists[unit].there for key_, _ in ours):
-                    lost.add(unit)
-                    break
-            else:
-                for key_, roster in ours:
-                    self._lists[unit].there.setdefault(key_, []).append(roster)
-        return lost
+        counted = self._ties.each(
+            lambda unit: self._let_count(unit, b"".join(added[unit]), there.get(unit, ())), list(added)
+        )
+        return {unit for unit, ours in zip(added, counted, strict=True) if not ours}
+
+    def _let_count(self, unit: Unit, entries: bytes, ours: Sequence[tuple[tuple[bytes, int], bytes]]) -> bool:
+        """Add entries to a unit's list, whoever else does at the same time. False: others had something of ours."""
+        while not self._count(unit, entries):
+            # What others have added says nothing against our packs, unless it is of the same kind and time.
+            if any(key in self._lists[unit].there for key, _ in ours):
+                return False
+        for key, roster in ours:
+            self._lists[unit].there.setdefault(key, []).append(roster)
+        return True
 
     def _count(self, unit: Unit, entries: bytes) -> bool:
         """Add entries to a unit's list. False: the list is another than we knew (it is known anew now)."""
