@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from nephoscope.batch import MAX_MESSAGE, compact
+from nephoscope.batch import MAX_MESSAGE
 from nephoscope.errors import ConfigError, Problem, Unavailable
 from nephoscope.forms import CEILOMETER, CLOUDEVENTS, FORMS, JSON, ids, lines
 from nephoscope.natural import codes
@@ -266,9 +266,11 @@ class KafkaPublisher:
         resources, which = rows.column("resource_id").dictionary.to_pylist(), codes(rows, "resource_id")
         if self._target.key == PARTITION:
             which = np.array(partitions_of(resources, self._count()), np.int32)[which]
-        for group in np.unique(which).tolist():
-            there = which == group
-            some = rows if there.all() else rows.take(pa.array(np.flatnonzero(there)))
+        groups, starts = np.unique(which[order := np.argsort(which, kind="stable")], return_index=True)
+        if len(groups) > 1:
+            rows = rows.take(pa.array(order))
+        for group, start, end in zip(groups.tolist(), starts.tolist(), [*starts[1:].tolist(), len(which)], strict=True):
+            some = rows.slice(start, end - start)
             key, partition = (None, group) if self._target.key == PARTITION else (resources[group].encode(), _ANY)
             for part, value in _streams(some):
                 headers: _Headers = [("rows", str(part.num_rows).encode()), self._type]
@@ -336,9 +338,18 @@ def _arrived(
         failed.append((number, place, error))
 
 
+def _own_words(column: Any) -> Any:
+    """A column whose dictionary is no longer than itself: one that others share may be."""
+    if not pa.types.is_dictionary(column.type) or len(column.dictionary) <= len(column):
+        return column
+    used, codes_ = np.unique(column.indices.to_numpy(), return_inverse=True)
+    dictionary = column.dictionary.take(pa.array(used))
+    return pa.DictionaryArray.from_arrays(pa.array(codes_.astype(np.int32)), dictionary)
+
+
 def _streams(rows: pa.RecordBatch) -> Iterator[tuple[pa.RecordBatch, bytes]]:
     """(rows, their Arrow IPC stream), halved until each is below the size that every broker takes."""
-    rows = compact(rows)
+    rows = pa.RecordBatch.from_arrays([_own_words(column) for column in rows.columns], schema=rows.schema)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, rows.schema) as writer:
         writer.write_batch(rows)

@@ -135,11 +135,11 @@ def caught_up(report, away):
 def read_ids(broker, topic):
     """The ids of a topic, from its headers, in the order of each partition."""
     consumer = Consumer({"bootstrap.servers": broker, "group.id": "none", "enable.auto.commit": "false"})
-    ends = {p: consumer.get_watermark_offsets(TopicPartition(topic, p), timeout=10)[1] for p in range(PARTITIONS)}
+    ends = {p: consumer.get_watermark_offsets(TopicPartition(topic, p), timeout=PATIENCE)[1] for p in range(PARTITIONS)}
     consumer.assign([TopicPartition(topic, p, 0) for p in range(PARTITIONS)])
     found = {p: [] for p in ends}
     while any(len(found[p]) < end for p, end in ends.items()):
-        message = consumer.poll(10)
+        message = consumer.poll(PATIENCE)
         assert message is not None
         assert message.error() is None
         found[message.partition()].append((dict(message.headers())["id"].decode(), json.loads(message.value())))
