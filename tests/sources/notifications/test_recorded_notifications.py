@@ -18,6 +18,7 @@ from sources.notifications.definitions import MANY, load_meters
 from sources.notifications.envelope import unwrap
 from sources.notifications.paths import MISSING
 from tests.sources.notifications.made import RECORDED, enveloped, outcome, shipped_events, shipped_meters
+from tests.sources.notifications.write_docs import DOCS, written
 
 EXPECTED = json.loads(Path(__file__).parents[2].joinpath("recorded/notifications-expected.json").read_text())
 
@@ -73,3 +74,7 @@ def test_the_short_way_of_a_path_finds_what_the_library_finds():
                 assert one == next((v for v in values if v is not None), None if values else MISSING)
                 compared += bool(values)
     assert compared > 1000
+
+
+def test_the_table_in_the_docs_is_of_these_definitions():
+    assert DOCS.read_text() == written()
