@@ -103,12 +103,14 @@ class KeyValueBackend:
         self._clock = clock
         self._incarnation = incarnation or secrets.token_hex(8)
         self._beats = 0
+        self._told: tuple[bytes, float] | None = None
         self._seen: dict[str, tuple[bytes, float]] = {}
 
     def join(self, status: bytes, *, least: int = 0, take: bool = True) -> View:
         """As Backend says."""
         with self._outage():
             key = self._key("group")
+            self._told = None
             began = self._clock()
             for _ in range(_TRIES):
                 raw, group = self._read(began)
@@ -158,15 +160,15 @@ class KeyValueBackend:
                     return
                 members = {m: i for m, i in group.members.items() if m != self._member}
                 if self._store.swap(self._key("group"), raw, group.changed(members=members)):
-                    self._store.drop(self._beat_key(self._member, self._incarnation))
+                    for key in (self._beat_key(self._member, self._incarnation), self._key("status", self._member)):
+                        self._store.drop(key)
                     return
 
     def members(self) -> tuple[View, dict[str, bytes]]:
         """As Backend says."""
         _, group = self._read(self._clock())
-        keys = {self._beat_key(m, i): m for m, i in group.members.items()}
-        beats = self._store.get(keys)
-        return group.view, {m: beats.get(k, b"").partition(b"\n")[2] for k, m in keys.items()}
+        found = self._store.get([self._key("status", m) for m in group.members])
+        return group.view, {m: found.get(self._key("status", m), b"") for m in group.members}
 
     def marks(self) -> dict[int, Mark]:
         """As Backend says."""
@@ -201,6 +203,7 @@ class KeyValueBackend:
         except Unreachable:
             # Nor may others have reached it. Whose beat stood still meanwhile gets a whole lease from now on.
             self._seen.clear()
+            self._told = None
             raise
 
     def _read(self, began: float) -> tuple[bytes | None, _Group]:
@@ -220,7 +223,12 @@ class KeyValueBackend:
         self._beats += 1
         # Of no use once all have seen it stand still; kept longer, so that an outage of the server is not taken for a death.
         seconds = 60 + 10 * self.lease
-        self._store.put(self._beat_key(self._member, self._incarnation), b"%d\n%s" % (self._beats, status), seconds)
+        self._store.put(self._beat_key(self._member, self._incarnation), b"%d" % self._beats, seconds)
+        # All members read all beats, so what is long, and seldom asked for, is a key by itself.
+        now = self._clock()
+        if self._told is None or self._told[0] != status or now - self._told[1] > seconds / 4:
+            self._store.put(self._key("status", self._member), status, seconds)
+            self._told = status, now
 
     def _dead(self, group: _Group) -> set[str]:
         """The members whose beat has not changed for a whole lease, or is not there."""
@@ -238,12 +246,11 @@ class KeyValueBackend:
         return self._stands_still(key, self._store.get([key]).get(key), asked, self._clock())
 
     def _stands_still(self, key: str, beat: bytes | None, asked: float, now: float) -> bool:
-        number = None if beat is None else beat.partition(b"\n")[0]
-        if number is None:
+        if beat is None:
             return True
         seen = self._seen.get(key)
-        if seen is None or seen[0] != number:
-            self._seen[key] = number, now
+        if seen is None or seen[0] != beat:
+            self._seen[key] = beat, now
             return False
         return asked - seen[1] >= self.lease
 
