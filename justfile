@@ -41,6 +41,14 @@ fmt: _dev
     ruff format .
     ruff check --fix-only --exit-zero .
 
+# kill, pause, starve and rescale a flow over a real Kafka, and compare what it stored: --quick, crashes, starved, hostile
+chaos *args: _dev _servers
+    @exec python -m tests.chaos "$@"
+
+# memory and lag at 80 % of capacity, for 10 minutes: --for SECONDS
+soak *args: _dev _servers
+    @exec python -m tests.chaos soak "$@"
+
 # measure: flow, store, … ; one JSON line a case
 bench *args: _dev
     python -m bench "$@"

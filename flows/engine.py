@@ -312,10 +312,16 @@ class _Positioned(StatefulSinkPartition[list[pa.RecordBatch], str]):
 
 
 class PositionedSink(FixedPartitionedSink[list[pa.RecordBatch], str]):
-    """The publishers that go back to the snapshot's place on resume: each sample is in their output once."""
+    """The publishers that go back to the snapshot's place on resume: each sample is in their output once.
 
-    def __init__(self, urls: Sequence[str], make: Callable[[str], Any]) -> None:
-        self._urls, self._make = list(urls), make
+    `beginning` gets a URL and a publisher's place when there is no snapshot, and gives the place to go back to: that of the very first start,
+    for until there is a snapshot every start begins anew.
+    """
+
+    def __init__(
+        self, urls: Sequence[str], make: Callable[[str], Any], beginning: Callable[[str, str], str] | None = None
+    ) -> None:
+        self._urls, self._make, self._beginning = list(urls), make, beginning
 
     def list_parts(self) -> list[str]:
         """The publishers' URLs."""
@@ -327,7 +333,11 @@ class PositionedSink(FixedPartitionedSink[list[pa.RecordBatch], str]):
 
     def build_part(self, step_id: str, for_part: str, resume_state: str | None) -> _Positioned:
         """A publisher, gone back to the snapshot's place."""
-        return _Positioned(self._make(for_part), resume_state)
+        with _first.kept():
+            publisher = self._make(for_part)
+            if resume_state is None and self._beginning is not None:
+                resume_state = self._beginning(for_part, publisher.position())
+            return _Positioned(publisher, resume_state)
 
 
 def build(

@@ -161,6 +161,9 @@ class Monitor:
         gauge("state_bytes", sum(list(self._sizes.values())), "Bytes of the last snapshot, of all partitions here.")
         queued = sum(report()["queued"] for report in list(self._queues.values()))
         Counts("publisher", ("publisher",)).gauge("queued", queued, "Samples that wait for publishers with a queue.")
+        gauge("partitions_read", len(self._offsets), "Partitions of the log that are read here.")
+        if self._make_log is not None and not self._offsets:
+            return  # Nothing is read yet: how far behind that is, nobody knows.
         try:
             lag = self.lag()
         except Unavailable:

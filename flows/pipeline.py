@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from threading import current_thread, main_thread
 
@@ -23,7 +24,7 @@ from flows import engine, events
 from flows.monitor import Monitor
 from flows.outlet import PARTS, Outlets, Stopped
 from flows.plan import Options, Plan, compile_plan
-from flows.recovery import explained, hold
+from flows.recovery import beginning, explained, hold
 from nephoscope import documents, publishers, registry
 from nephoscope.errors import Unavailable
 from nephoscope.health import Health, serve
@@ -49,7 +50,9 @@ def flow(config: str | None = None) -> Dataflow:
     health = Health("flow", *PARTS)
     # The engine runs in this process until it ends, and the server with it.
     _open.enter_context(serve(health, settings.metrics.listen, _port(place)))
-    return dataflow(settings, monitor_of(settings, health, alone=given.process_id is None), _share(given))
+    monitor = monitor_of(settings, health, alone=given.process_id is None)
+    folder = Path(given.recovery_directory) if given.recovery_directory else None
+    return dataflow(settings, monitor, _share(given), folder)
 
 
 def run(settings: Settings, process_id: int | None = None, addresses: Sequence[str] | None = None) -> None:
@@ -65,7 +68,7 @@ def run(settings: Settings, process_id: int | None = None, addresses: Sequence[s
     with serve(health, settings.metrics.listen, _port(process_id or 0)), explained(folder, together=bool(addresses)):
         try:
             engine.run(
-                dataflow(settings, monitor, engine.Share(process_id or 0, 1, len(addresses or ("",)))),
+                dataflow(settings, monitor, engine.Share(process_id or 0, 1, len(addresses or ("",))), folder),
                 recovery_config=engine.recovery(folder),
                 epoch_interval=settings.epoch_interval,
                 process_id=process_id,
@@ -94,8 +97,13 @@ def monitor_of(settings: Settings, health: Health, *, alone: bool = True) -> Mon
     )
 
 
-def dataflow(settings: Settings, monitor: Monitor | None = None, share: engine.Share | None = None) -> Dataflow:
-    """The dataflow that the settings describe; `share`: the part of it that is this process's."""
+def dataflow(
+    settings: Settings,
+    monitor: Monitor | None = None,
+    share: engine.Share | None = None,
+    folder: Path | None = None,
+) -> Dataflow:
+    """The dataflow that the settings describe; `share`: the part of it that is this process's; `folder`: the recovery store."""
     plan = plan_of(settings)
     monitor = monitor or monitor_of(settings, Health("flow", *PARTS))
 
@@ -103,6 +111,7 @@ def dataflow(settings: Settings, monitor: Monitor | None = None, share: engine.S
         return log_of(settings)
 
     named = sorted({u for sink in plan.sinks for u in sink.publishers if resolve_publisher(u) != STORE})
+    begin = partial(beginning, folder) if folder else None
     in_place = [url for url in named if publishers.is_positioned(url)]
     others = [url for url in named if url not in in_place]
     for url in others:
@@ -111,7 +120,7 @@ def dataflow(settings: Settings, monitor: Monitor | None = None, share: engine.S
         plan,
         engine.LogSource(make_log, SAMPLES, monitor, share),
         engine.OutletSink(lambda: Outlets(settings, make_log(), engine.stopping, monitor, others)),
-        engine.PositionedSink(in_place, publishers.open_publisher) if in_place else None,
+        engine.PositionedSink(in_place, publishers.open_publisher, begin) if in_place else None,
         monitor,
         frozenset(url for url in others if publishers.delivery_of(url)[1].policy == publishers.QUEUE),
     )

@@ -15,6 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+import xxhash
+
 from nephoscope.errors import NephoscopeError, Unavailable
 
 _ROOM = 1 << 20
@@ -68,6 +70,23 @@ def see_room(folder: Path) -> None:
                 os.fsync(file.fileno())
         finally:
             probe.unlink(missing_ok=True)
+
+
+def beginning(folder: Path, url: str, position: str) -> str:
+    """Where a publisher's output ended when the flow first wrote to it: `position`, if this is the first time."""
+    path = folder / f"began-{xxhash.xxh64_hexdigest(url.encode())}"
+    with _of_the_disk(folder):
+        try:
+            return path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            pass
+        new = path.with_suffix(".new")
+        with new.open("w", encoding="utf-8") as file:
+            file.write(position)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+        return position
 
 
 @contextmanager
@@ -164,4 +183,4 @@ def _write(file: IO[str], text: str) -> None:
     file.flush()
 
 
-__all__ = ["explained", "hold", "see_room"]
+__all__ = ["beginning", "explained", "hold", "see_room"]

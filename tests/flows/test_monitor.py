@@ -12,6 +12,7 @@ from flows.state import State
 from nephoscope import times
 from nephoscope.errors import Unavailable
 from nephoscope.health import Health
+from nephoscope.metrics import exposition
 from nephoscope.pipeline import parse_pipeline
 from nephoscope.push import push
 from nephoscope.sample import sample_from_dict
@@ -160,6 +161,22 @@ def test_in_a_cluster_only_what_is_read_here_counts(log):
     # What came last tells the age: no watermark of this partition is known here.
     monitor.read(0, 2, times.now())
     assert monitor._behind([3] * 8).seconds < 5
+
+
+def test_before_anything_is_read_nobody_knows_the_lag(log):
+    """0 would say: all is done."""
+    push(log, [made(0)])
+    monitor = Monitor(Health("flow"), lambda: log)
+    monitor.counts.gauge("lag_messages", 77)
+
+    monitor.refresh()
+    assert b"nephoscope_flow_lag_messages 77" in exposition()
+    assert b"nephoscope_flow_partitions_read 0" in exposition()
+
+    monitor.begins(0, 0)
+    monitor.refresh()
+    assert b"nephoscope_flow_lag_messages 1" in exposition()
+    assert b"nephoscope_flow_partitions_read 1" in exposition()
 
 
 def test_a_log_that_is_away_is_no_end_of_metrics():

@@ -6,15 +6,18 @@ import subprocess
 import sys
 import textwrap
 import time
+from functools import partial
 
 import pytest
 
 from flows import recovery
-from flows.engine import RECOVERY_PARTITIONS, _First, _Outlet
+from flows.engine import RECOVERY_PARTITIONS, PositionedSink, _First, _Outlet
 from flows.engine import recovery as make
 from flows.pipeline import _command_line
+from nephoscope.batch import batch_of
 from nephoscope.errors import NephoscopeError, Unavailable
 from tests.disk import small_disk, why_not
+from tests.flows.made import sample
 
 HOLDER = """
 import sys, time
@@ -137,6 +140,35 @@ def test_what_was_half_made_is_made_anew(tmp_path, monkeypatch, moment):
     assert len(parts) == RECOVERY_PARTITIONS
     assert all(p.stat().st_size for p in parts)
     assert sorted(p.name for p in (tmp_path / "r").iterdir()) == [p.name for p in parts]
+
+
+def test_a_file_is_gone_back_to_its_beginning_until_there_is_a_snapshot(tmp_path):
+    """Whoever is killed before the first snapshot begins anew, and so must the file; what somebody else wrote before stays."""
+    from sinks.file import FilePublisher
+
+    path = tmp_path / "out.jsonl"
+    one, other = ([[batch_of([sample("cpu", at=n)]).rows]] for n in (0, 60))
+    path.write_text("somebody else's\n")
+    url = f"file://{path}"
+
+    def start(resume=None):
+        sink = PositionedSink([url], FilePublisher, partial(recovery.beginning, tmp_path))
+        return sink.build_part("step", url, resume)
+
+    first = start()
+    first.write_batch(one)
+    written = path.read_bytes()
+    assert written.count(b"\n") == 2
+    # Killed: no close.
+    second = start()
+    assert path.read_bytes() == b"somebody else's\n"
+    second.write_batch(one)
+    position = second.snapshot()
+    second.write_batch(other)
+
+    start(position)
+
+    assert path.read_bytes() == written
 
 
 @pytest.mark.skipif(bool(why_not()), reason=why_not() or "-")

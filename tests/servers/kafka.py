@@ -79,10 +79,10 @@ class Kafka:
         """The broker's process."""
         return self._server.pid
 
-    def start(self) -> None:
+    def start(self, timeout: float = 60.0) -> None:
         """Start it, or start it again, until it answers."""
         client = AdminClient({"bootstrap.servers": self.address, "log_level": 0, "reconnect.backoff.max.ms": 200})
-        self._server.start(lambda: client.list_topics(timeout=1))
+        self._server.start(lambda: client.list_topics(timeout=1), timeout)
 
     def disown(self) -> int:
         """Leave it to others to end it; its process's number."""
