@@ -20,9 +20,10 @@ import msgspec
 from nephoscope.errors import SampleError
 from nephoscope.sample import check_time
 from nephoscope.times import parse_time
+from sources.notifications.paths import CONTEXT
 
-_CONTEXT = "_context_"
-_SECRET = frozenset({"auth_token", "service_catalog", "_context_auth_token", "_context_service_catalog"})
+_IN_CONTEXT = ("_context_auth_token", "_context_service_catalog")
+_SECRET = frozenset({"auth_token", "service_catalog", *_IN_CONTEXT})
 """Never kept: the token of whoever made the request, and a catalogue that is long."""
 
 
@@ -64,15 +65,13 @@ class Notification:
 
     @cached_property
     def view(self) -> dict[str, Any]:
-        """What JSONPaths are read from."""
+        """What JSONPaths are read from. `ctxt` is only there where somebody wrote it: paths find it in the keys `_context_*`."""
         inner = self._whole()
-        inner.setdefault("metadata", {"message_id": self.message_id, "timestamp": self._head.timestamp})
+        if "metadata" not in inner:
+            inner["metadata"] = {"message_id": self.message_id, "timestamp": self._head.timestamp}
         context = inner.pop("_context", None)
         if isinstance(context, dict):
-            inner.update({_CONTEXT + name: value for name, value in context.items()})
-        else:
-            context = {name[9:]: value for name, value in inner.items() if name.startswith(_CONTEXT)}
-        inner.setdefault("ctxt", context)
+            inner.update({CONTEXT + name: value for name, value in context.items()})
         return inner
 
     def kept(self) -> str:
@@ -82,8 +81,12 @@ class Notification:
     def _whole(self) -> dict[str, Any]:
         """The bare object without the secrets of whoever made the request: some services put their context into the payload too."""
         whole: dict[str, Any] = _decode(self._raw)
-        if _names_secret(self._raw):
-            whole = _without_secrets(whole)
+        named = _named_secrets(self._raw)
+        if named:
+            for name in _IN_CONTEXT:
+                named -= whole.pop(name, None) is not None
+            if named:
+                whole = _without_secrets(whole)
         return whole
 
     @property
@@ -135,10 +138,11 @@ def _named(body: bytes, error: Exception) -> SampleError:
     return SampleError("json", str(error))
 
 
-def _names_secret(raw: bytes | str) -> bool:
+def _named_secrets(raw: bytes | str) -> int:
+    """How often one may be named in a text."""
     if isinstance(raw, bytes):
-        return b"auth_token" in raw or b"service_catalog" in raw
-    return "auth_token" in raw or "service_catalog" in raw
+        return raw.count(b"auth_token") + raw.count(b"service_catalog")
+    return raw.count("auth_token") + raw.count("service_catalog")
 
 
 def _without_secrets(value: Any) -> Any:

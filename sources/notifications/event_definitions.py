@@ -10,7 +10,7 @@ import msgspec
 
 from nephoscope.documents import Checker, Node, join, kind, read
 from nephoscope.errors import nearest
-from nephoscope.event import TEXT, TRAIT_TYPES
+from nephoscope.event import MAX_NAME, TEXT, TRAIT_TYPES
 from sources.notifications.event_types import EventTypes
 from sources.notifications.fields import Field, field_of, read_field
 from sources.notifications.paths import compile_path
@@ -105,6 +105,8 @@ def _traits(checker: Checker, node: Node | None, path: str) -> list[TraitDefinit
 
 
 def _trait(checker: Checker, name: str, node: Node, path: str) -> TraitDefinition | None:
+    if not 0 < len(name.encode()) <= MAX_NAME:
+        checker.wrong(f"a trait's name has 1 to {MAX_NAME} bytes", node.line, path)
     if not isinstance(node.value, dict):
         field = read_field(checker, node, path)
         return TraitDefinition(name, TEXT, field) if field else None

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import msgspec
 
-from nephoscope.event import DATETIME, FLOAT, INT, Event, Trait
+from nephoscope.event import DATETIME, FLOAT, INT, TEXT, Event, Trait
 from nephoscope.sample import check_time
 from nephoscope.times import parse_time
 from sources.notifications.envelope import Notification
-from sources.notifications.event_definitions import CATCH_ALL, EventDefinition, TraitDefinition
+from sources.notifications.event_definitions import CATCH_ALL, EventDefinition
 from sources.notifications.paths import MISSING, PathError
 
 _encode = msgspec.json.Encoder().encode
@@ -38,6 +38,7 @@ class Events:
         self._drop_unmatched = drop_unmatched
         self._store_raw = frozenset(priority.lower() for priority in store_raw)
         self._matching: dict[str, EventDefinition | None] = {}
+        self._getters: dict[int, list[tuple[str, str, Callable[[Any], Any]]]] = {}
 
     def matching(self, event_type: str) -> EventDefinition | None:
         """The definition for an event type; None: there is none, and none is wanted."""
@@ -57,17 +58,24 @@ class Events:
         definition = self.matching(notification.event_type)
         if definition is None:
             return None, []
+        getters = self._getters.get(id(definition))
+        if getters is None:
+            getters = [(t.name, t.type, t.field.getter) for t in definition.traits]
+            self._getters[id(definition)] = getters
         view = notification.view
         traits: list[Trait] = []
         wrong: list[tuple[str, str]] = []
-        for wanted in definition.traits:
+        for name, kind, get in getters:
             try:
-                value = wanted.field.first(view)
+                value = get(view)
                 if value is MISSING or value is None:
                     continue
-                trait = _trait(wanted, value)
+                if kind == TEXT and type(value) is str and len(value) <= _LONGEST:
+                    traits.append(Trait(name, TEXT, value))
+                    continue
+                trait = _trait(name, kind, value)
             except (PathError, ValueError, OverflowError) as error:
-                wrong.append((wanted.name, str(error)))
+                wrong.append((name, str(error)))
                 continue
             if trait is not None:
                 traits.append(trait)
@@ -82,29 +90,28 @@ class Events:
         return event, wrong
 
 
-def _trait(wanted: TraitDefinition, value: Any) -> Trait | None:
+def _trait(name: str, kind: str, value: Any) -> Trait | None:
     """The trait of a value; None where an empty text is no number and no time. Raises ValueError, OverflowError."""
-    kind = wanted.type
-    if kind == "text":
+    if kind == TEXT:
         text = (
             value if isinstance(value, str) else str(value) if type(value) in (int, bool) else _encode(value).decode()
         )
-        return Trait(wanted.name, kind, text[:_LONGEST])
+        return Trait(name, kind, text[:_LONGEST])
     if value == "":
         return None
     if kind == DATETIME:
         if not isinstance(value, str):
             raise ValueError(f"{str(value)[:40]!r} is no ISO 8601 time")
-        return Trait(wanted.name, kind, check_time(parse_time(value)))
+        return Trait(name, kind, check_time(parse_time(value)))
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError(f"{str(value)[:40]!r} is no number")  # noqa: TRY004 -- as the number that is too large
     if kind == INT:
         number = int(value)
         if not -(2**63) <= number < 2**63:
             raise ValueError(f"{str(value)[:40]!r} does not fit in 64 bits")
-        return Trait(wanted.name, kind, number)
+        return Trait(name, kind, number)
     assert kind == FLOAT
     real = float(value)
     if not math.isfinite(real):
         raise ValueError(f"{str(value)[:40]!r} is not finite")
-    return Trait(wanted.name, kind, real)
+    return Trait(name, kind, real)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -20,6 +20,11 @@ class Field(msgspec.Struct, frozen=True, eq=False):
     constant: Any = None
     paths: tuple[Path, ...] = ()
     plugin: Plugin | None = None
+
+    @property
+    def getter(self) -> Callable[[dict[str, Any]], Any]:
+        """What `first` is, without a detour."""
+        return self.paths[0].one if len(self.paths) == 1 and self.plugin is None else self.first
 
     def first(self, view: dict[str, Any]) -> Any:
         """The value: MISSING where nothing is there, None where only nulls are. Raises PathError."""

@@ -16,7 +16,7 @@ from nephoscope import times
 from nephoscope.batch import PUSHED
 from nephoscope.dead_letters import DeadLetter, bury
 from nephoscope.errors import NephoscopeError, SampleError, StoreError, Unavailable
-from nephoscope.event import Event, check_event
+from nephoscope.event import MAX_NAME, Event, check_event
 from nephoscope.event_messages import event_records
 from nephoscope.metrics import Counts
 from nephoscope.push import MAX_SAMPLE_BYTES, records_of, too_large
@@ -141,12 +141,14 @@ class Maker:
             self._counts.dropped(1, "trait")
             _log.debug("%s: trait %s: %s", notification.event_type, name, detail)
         if event is not None:
-            try:
-                check_event(event)
-            except (StoreError, UnicodeEncodeError) as error:
-                self._bury(made, delivery, "event", f"{notification.event_type}: {error}")
-            else:
-                made.events.append(event)
+            # All else that a store asks of an event holds by the way it was made.
+            if max(len(event.message_id), len(event.event_type)) * 4 > MAX_NAME:
+                try:
+                    check_event(event)
+                except StoreError as error:
+                    self._bury(made, delivery, "event", f"{notification.event_type[:80]}: {error}")
+                    return
+            made.events.append(event)
 
     def _bury(self, made: Made, delivery: Delivery, reason: str, detail: str) -> None:
         self._counts.dropped(1, reason)

@@ -74,7 +74,7 @@ class Meters:
         positions: dict[str, int] = {}
         for definition, places in zip(plan.definitions, plan.places, strict=True):
             try:
-                rows = reading.many(definition) if definition.lookup else [[reading.value(p) for p in places]]
+                rows = reading.many(definition) if definition.lookup else [reading.row(places)]
             except (SampleError, PathError) as error:
                 made.refused.append((definition.text, getattr(error, "reason", "path"), str(error)))
                 continue
@@ -84,8 +84,8 @@ class Meters:
                         made.empty += 1
                         continue
                     made.samples.append(reading.sample(definition, row, positions))
-                except SampleError as error:
-                    made.refused.append((definition.text, error.reason, str(error)))
+                except (SampleError, PathError) as error:
+                    made.refused.append((definition.text, getattr(error, "reason", "path"), str(error)))
         return made
 
     def _plan(self, event_type: str) -> _Plan:
@@ -117,9 +117,11 @@ class _Plan:
                 if field is not None and found.setdefault(id(field), len(self.fields)) == len(self.fields):
                     self.fields.append(field)
         self.found = found
-        names = [_in_payload(field) for field in self.fields]
-        self.names = [name or "" for name in names]
-        self.slow = [i for i, name in enumerate(names) if name is None]
+        self.names = [_in_payload(field) for field in self.fields]
+        self.getters = [field.getter for field in self.fields]
+        # Of those with a name in the payload, these have alternatives to it.
+        self.several = [i for i, f in enumerate(self.fields) if self.names[i] is not None and len(f.paths) > 1]
+        self.others = [i for i, name in enumerate(self.names) if name is None]
         self.places = [[found.get(id(getattr(d, name)), -1) for name in MANY] for d in definitions]
 
 
@@ -131,9 +133,6 @@ def _in_payload(field: Field) -> str | None:
     return names[1] if len(names) == 2 and names[0] == "payload" else None
 
 
-_UNREAD: Any = object()
-
-
 class _Reading:
     """One notification while its samples are made. What several definitions ask for is looked up once."""
 
@@ -142,29 +141,47 @@ class _Reading:
         self._notification = notification
         self._view = notification.view
         self._source = source
+        self._failed = False
         payload = self._view.get("payload")
-        self._values: list[Any] = []
         if isinstance(payload, dict):
-            self._values = [payload.get(name, _UNREAD) for name in plan.names]
-            for place in plan.slow:
-                self._values[place] = _UNREAD
+            self._values = [payload.get(name, MISSING) for name in plan.names]
+            for place in plan.several:
+                # A null may have an alternative.
+                if self._values[place] is MISSING or self._values[place] is None:
+                    self._get(place)
+            for place in plan.others:
+                self._get(place)
         else:
-            self._values = [_UNREAD] * len(plan.fields)
+            self._values = [MISSING] * len(plan.fields)
+            for place in range(len(plan.fields)):
+                self._get(place)
+        # At -1: what is not defined.
+        self._values.append(MISSING)
         self._texts: dict[object, str] = {}
 
-    def value(self, place: int) -> Any:
-        """The value of the plan's field at a place; MISSING at -1."""
-        if place < 0:
-            return MISSING
-        value = self._values[place]
-        # A null may have an alternative.
-        if value is _UNREAD or value is None:
-            value = self._values[place] = self._plan.fields[place].first(self._view)
-        return value
+    def _get(self, place: int) -> None:
+        try:
+            self._values[place] = self._plan.getters[place](self._view)
+        except PathError as error:
+            self._values[place] = error
+            self._failed = True
+
+    def row(self, places: list[int]) -> list[Any]:
+        """The values at some places; MISSING at -1. Raises PathError where one of them cannot be worked out."""
+        values = self._values
+        row = [values[place] for place in places]
+        if self._failed:
+            for value in row:
+                if isinstance(value, PathError):
+                    raise value
+        return row
 
     def first(self, field: Field | None) -> Any:
-        """As `value`, of a field."""
-        return MISSING if field is None else self.value(self._plan.found[id(field)])
+        """The value of a field; MISSING where there is none. Raises PathError."""
+        value = MISSING if field is None else self._values[self._plan.found[id(field)]]
+        if isinstance(value, PathError):
+            raise value
+        return value
 
     def many(self, definition: MeterDefinition) -> list[list[Any]]:
         """The fields of each sample of a definition with a lookup."""

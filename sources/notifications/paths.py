@@ -15,6 +15,8 @@ import jsonpath_ng
 from jsonpath_ng.ext.parser import parse
 from jsonpath_ng.ext.string import Split, Sub
 
+CONTEXT = "_context_"
+"""What the names of a request's context begin with."""
 ALL = object()
 """The step `[*]`."""
 
@@ -67,7 +69,7 @@ def compile_path(text: str) -> Path:
     steps = _plain(tree)
     if steps and all(isinstance(step, str) for step in steps):
         return _by_names(text, tuple(steps))
-    find = _follower(steps) if steps is not None else _left_to_library(text, tree)
+    find = _follower(steps) if steps is not None and steps[:1] != ["ctxt"] else _left_to_library(text, tree)
 
     def one(view: Any) -> Any:
         found = find(view)
@@ -78,7 +80,24 @@ def compile_path(text: str) -> Path:
 
 def _by_names(text: str, names: tuple[str, ...]) -> Path:
     """A path of names alone, as nearly all are."""
+    one = _of_context(names) if names[0] == "ctxt" else _of_two(*names) if len(names) == 2 else _of_many(names)
 
+    def find(view: Any) -> list[Any]:
+        value = one(view)
+        return [] if value is MISSING else [value]
+
+    return Path(text, find, one, names)
+
+
+def _of_two(outer: str, inner: str) -> Callable[[Any], Any]:
+    def one(view: Any) -> Any:
+        within = view.get(outer)
+        return within.get(inner, MISSING) if isinstance(within, dict) else MISSING
+
+    return one
+
+
+def _of_many(names: tuple[str, ...]) -> Callable[[Any], Any]:
     def one(view: Any) -> Any:
         for name in names:
             if not isinstance(view, dict):
@@ -86,11 +105,26 @@ def _by_names(text: str, names: tuple[str, ...]) -> Path:
             view = view.get(name, MISSING)
         return view
 
-    def find(view: Any) -> list[Any]:
-        value = one(view)
-        return [] if value is MISSING else [value]
+    return one
 
-    return Path(text, find, one, names)
+
+def _of_context(names: tuple[str, ...]) -> Callable[[Any], Any]:
+    """A path into the request's context, which lies in the keys `_context_*` unless somebody wrote it out."""
+    written = _of_many(names)
+    if len(names) == 1:
+        return lambda view: written(_with_context(view))
+    flat = _of_many((CONTEXT + names[1], *names[2:]))
+
+    def one(view: Any) -> Any:
+        return written(view) if "ctxt" in view else flat(view)
+
+    return one
+
+
+def _with_context(view: dict[str, Any]) -> dict[str, Any]:
+    if "ctxt" in view:
+        return view
+    return {**view, "ctxt": {name[len(CONTEXT) :]: value for name, value in view.items() if name.startswith(CONTEXT)}}
 
 
 def _plain(tree: Any) -> list[Step] | None:
@@ -133,9 +167,11 @@ def _one_step(step: Step, values: list[Any]) -> list[Any]:
 
 
 def _left_to_library(text: str, tree: Any) -> Find:
+    in_context = "ctxt" in text
+
     def find(view: Any) -> list[Any]:
         try:
-            return [match.value for match in tree.find(view)]
+            return [match.value for match in tree.find(_with_context(view) if in_context else view)]
         except Exception as error:  # noqa: BLE001 -- as above: arithmetic on what is no number, an index into text
             raise PathError(f"{text} fails: {type(error).__name__}: {error}") from None
 

@@ -16,8 +16,8 @@ from nephoscope.sample import sample_to_dict
 from nephoscope.settings import shipped
 from sources.notifications.definitions import MANY, load_meters
 from sources.notifications.envelope import unwrap
-from sources.notifications.paths import MISSING
-from tests.sources.notifications.made import RECORDED, enveloped, outcome, shipped_events, shipped_meters
+from sources.notifications.paths import MISSING, compile_path
+from tests.sources.notifications.made import RECORDED, enveloped, notification, outcome, shipped_events, shipped_meters
 from tests.sources.notifications.write_docs import DOCS, written
 
 EXPECTED = json.loads(Path(__file__).parents[2].joinpath("recorded/notifications-expected.json").read_text())
@@ -65,6 +65,7 @@ def test_the_short_way_of_a_path_finds_what_the_library_finds():
     compared = 0
     for message in RECORDED:
         view = unwrap(enveloped(message)).view
+        view["ctxt"] = {k[9:]: v for k, v in view.items() if k.startswith("_context_")}
         for definition in definitions:
             fields = [getattr(definition, name) for name in MANY] + [f for _, f in definition.metadata or ()]
             for path in {p for f in fields if f is not None for p in f.paths if "[*]" not in p.text}:
@@ -78,3 +79,13 @@ def test_the_short_way_of_a_path_finds_what_the_library_finds():
 
 def test_the_table_in_the_docs_is_of_these_definitions():
     assert DOCS.read_text() == written()
+
+
+def test_the_context_is_found_under_both_of_its_names():
+    for form in ("v1", "v2", "kafka"):
+        view = unwrap(enveloped(notification(_context_user="u", _context_deep={"a": 1}), form)).view
+        for text, value in (("ctxt.user", "u"), ("_context_user", "u"), ("$.ctxt.deep.a", 1), ("ctxt.none", MISSING)):
+            assert compile_path(text).one(view) == value
+            assert compile_path(text).all(view) == ([] if value is MISSING else [value])
+        assert compile_path("$.ctxt.user + '-' + $.event_type").one(view) == "u-e"
+        assert compile_path("ctxt.`this`").one(view) == {"user": "u", "deep": {"a": 1}}
