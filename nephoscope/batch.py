@@ -240,6 +240,11 @@ def decode(message: bytes, *, nulls: bool = False) -> Batch:
     return Batch(batch, header)
 
 
+def rows_of(message: bytes) -> int:
+    """How many rows a message says that it has; 0 where it is none."""
+    return int(_HEAD.unpack_from(message)[2]) if message[:4] == _MAGIC and len(message) >= _HEAD.size else 0
+
+
 HAS_NULLS = "a column has nulls"
 
 

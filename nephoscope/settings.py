@@ -174,6 +174,7 @@ class PollingSettings(_Section):
     spread: float = Field(ge=0, le=1)
     max_jitter: float = Field(ge=0)
     silence: float = Field(ge=0)
+    spool_bytes: int = Field(ge=0)
 
 
 class MetricsSettings(_Section):

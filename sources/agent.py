@@ -32,6 +32,7 @@ from sources.polling import Ask, Target, Targets
 from sources.pollster import Discover, PermanentError, Pollster
 from sources.progress import MemoryProgress, Progress
 from sources.schedule import Poll, Schedule
+from sources.spool import Spool, SpoolingWriter
 from sources.workers import InlineWorkers, Job, Outcome, Workers
 from sources.writer import Chunk, InlineWriter, Writer
 
@@ -59,6 +60,7 @@ class Agent:
         discoveries: those that sources and pollsters may name.
         progress: where it is kept what is done of what is polled alone; by default it is not kept.
         sharing: the namespaces whose targets are shared with other agents, and how; those of other namespaces are all ours.
+        spool: where samples wait while the log is away; without one, in memory. The agent closes it.
         source: the `source` of the samples.
         member: this agent's name, a diagnostic in every message.
         clock: the wall clock, in microseconds.
@@ -82,6 +84,7 @@ class Agent:
         discoveries: Mapping[str, Discover] | None = None,
         progress: Progress | None = None,
         sharing: Mapping[str, Sharing] | None = None,
+        spool: Spool | None = None,
         source: str = DEFAULT_SOURCE,
         member: str = "",
         clock: Callable[[], int] = times.now,
@@ -126,7 +129,8 @@ class Agent:
         self._writer: Writer | InlineWriter
         if threads:
             self._workers = Workers(concurrency, clock=clock, wake=self._wake.set)
-            self._writer = Writer(log, self.counts, self._wake.set, gate=self._may_write)
+            made = Writer if spool is None else partial(SpoolingWriter, spool=spool)
+            self._writer = made(log, self.counts, self._wake.set, gate=self._may_write)
         else:
             self._workers = InlineWorkers(clock)
             self._writer = InlineWriter(log, self.counts, self._may_write)
@@ -178,12 +182,19 @@ class Agent:
             "targets": len(self._schedule),
             "hung": self._workers.hung,
             "backlog": self._writer.rows + self._gatherer.rows,
+            "spooled": self._spooled,
         }
+
+    @property
+    def _spooled(self) -> int:
+        return getattr(self._writer, "spooled_rows", 0)
 
     def log_part(self) -> tuple[bool, dict[str, Any]]:
         """The log, for /ready (nephoscope.health)."""
         away_since = self._writer.away_since
         more: dict[str, Any] = {"backlog": self._writer.rows + self._gatherer.rows}
+        if self._spooled:
+            more["spooled"] = self._spooled
         if away_since is not None:
             more |= {"since": times.format_time(away_since), "detail": self._writer.detail}
         return away_since is None, more

@@ -79,9 +79,9 @@ class Name:
             break
         self.text = host_name() + (f"-{self.ordinal}" if self.ordinal > 1 else "")
 
-    def file(self, folder: Path) -> Path:
-        """Where this agent keeps its progress."""
-        return folder / (f"agent-{self.ordinal}.json" if self.ordinal > 1 else "agent.json")
+    def file(self, folder: Path, what: str = "agent", kind: str = "json") -> Path:
+        """Where this agent keeps its progress, or its spool."""
+        return folder / (f"{what}-{self.ordinal}.{kind}" if self.ordinal > 1 else f"{what}.{kind}")
 
     def close(self) -> None:
         """Let another process have it."""

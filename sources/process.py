@@ -16,12 +16,13 @@ from nephoscope.metrics import Counts
 from nephoscope.pipeline import Polling
 from nephoscope.settings import Settings
 from nephoscope.times import SECOND
-from nephoscope.topics import Log
+from nephoscope.topics import SAMPLES, Log
 from sources.agent import Agent
 from sources.coordination.keeper import Keeper
 from sources.groups import Definition, Name, definition_of, keepers_of
 from sources.pollster import Pollster
 from sources.progress import FileProgress
+from sources.spool import Spool
 
 _log = logging.getLogger(__name__)
 _RETAIN_EVERY = 60.0
@@ -52,6 +53,7 @@ def run(log: Log, polling: Polling, settings: Settings, *, namespaces: Collectio
         discoveries=discoveries,
         progress=FileProgress(name.file(settings.state_dir)),
         sharing=keepers,
+        spool=_spool(log, settings, name),
         source=settings.sample_source,
         member=name.text,
         concurrency=p.concurrency,
@@ -78,6 +80,17 @@ def run(log: Log, polling: Polling, settings: Settings, *, namespaces: Collectio
     with serve(health, settings.metrics.listen, 1), _kept(keepers.values()):
         agent.run(stop)
     name.close()
+
+
+def _spool(log: Log, settings: Settings, name: Name) -> Spool | None:
+    """Where samples wait while the log is away; none for the embedded log, which is on the same disk."""
+    limit = settings.polling.spool_bytes
+    if not limit or settings.log.url.partition("://")[0] == "embedded":
+        return None
+    spool = Spool(name.file(settings.state_dir, "spool", "db"), log.partitions(SAMPLES), limit)
+    if spool.messages:
+        _log.warning("%d messages are left in the spool: they are sent first", spool.messages)
+    return spool
 
 
 def pollsters_of(namespaces: Collection[str] = ()) -> dict[str, Pollster]:

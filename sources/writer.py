@@ -126,25 +126,32 @@ class Writer:
 
     def _run(self) -> None:
         try:
-            while True:
-                with self._changed:
-                    self._changed.wait_for(lambda: self._chunks or self._stop.is_set())
-                    if self._stop.is_set():
-                        return
-                    chunk = self._chunks[0]
-                if not self._append(chunk):
-                    return
-                self._counts.sent(chunk.rows)
-                self._done.append(chunk)
-                with self._changed:
-                    self._chunks.popleft()
-                    self._changed.notify_all()
-                self._wake()
+            self._work()
         except BaseException as error:  # noqa: BLE001 -- handed to the agent's own thread
             self.error = error
             with self._changed:
                 self._changed.notify_all()
             self._wake()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._chunks or self._stop.is_set())
+                if self._stop.is_set():
+                    return
+                chunk = self._chunks[0]
+            if not self._append(chunk):
+                return
+            self._counts.sent(chunk.rows)
+            self._done.append(chunk)
+            self._taken()
+
+    def _taken(self) -> None:
+        """The first chunk is dealt with."""
+        with self._changed:
+            self._chunks.popleft()
+            self._changed.notify_all()
+        self._wake()
 
     def _append(self, chunk: Chunk) -> bool:
         """Append, however often it takes; False: told to stop."""
@@ -156,19 +163,25 @@ class Writer:
             try:
                 append(self._log, chunk)
             except Unavailable as error:
-                self._counts.failed("log")
-                self.detail = str(error)
-                if self.available:
-                    self.away_since = times.now()
-                    _log.warning("%s; trying again until it can", error)
+                self._away(error)
                 if self._stop.wait(wait * random.uniform(0.5, 1.0)):  # noqa: S311 -- a jitter, no secret
                     return False
                 wait = min(2 * wait, self._longest)
             else:
-                if not self.available:
-                    self.away_since = None
-                    _log.warning("the log can be used again")
+                self._back()
                 return True
+
+    def _away(self, error: Unavailable) -> None:
+        self._counts.failed("log")
+        self.detail = str(error)
+        if self.available:
+            self.away_since = times.now()
+            _log.warning("%s; trying again until it can", error)
+
+    def _back(self) -> None:
+        if not self.available:
+            self.away_since = None
+            _log.warning("the log can be used again")
 
 
 class InlineWriter:

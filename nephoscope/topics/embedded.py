@@ -241,7 +241,15 @@ class EmbeddedLog:
                 time.sleep(min(time.monotonic() - started, 0.1))
         return gone
 
-    def _remove(self, number: int, before: int, max_bytes: int | None) -> int:
+    def remove(self, topic: str, messages: int) -> None:
+        """Remove the oldest messages of a topic."""
+        number, _ = self._topic(topic)
+        with self._lock, translated(self.path), self._writing():
+            while messages > 0:
+                removed = self._remove(number, times.MAX_TIME, None, messages)
+                messages = messages - removed if removed else 0
+
+    def _remove(self, number: int, before: int, max_bytes: int | None, limit: int = _CHUNK_MESSAGES) -> int:
         db = self._connection
         size, raw = db.execute("SELECT bytes, begins FROM topic WHERE id = ?", (number,)).fetchone()
         begins = vector(raw)
@@ -249,7 +257,7 @@ class EmbeddedLog:
         upto = 0
         for seq, partition, offset, moment, length in db.execute(
             "SELECT seq, partition, offset, append_time, length(key) + length(value)"  # noqa: S608 -- a number of ours
-            f" FROM message_{number} ORDER BY seq LIMIT {_CHUNK_MESSAGES}"
+            f" FROM message_{number} ORDER BY seq LIMIT {min(limit, _CHUNK_MESSAGES)}"
         ).fetchall():
             too_old = moment < before
             too_much = max_bytes is not None and size - freed > max_bytes

@@ -262,7 +262,7 @@ def test_what_the_log_has_not_acknowledged_is_not_done(make, clock, log, monkeyp
     monkeypatch.setattr(log, "append", away)
     run(agent, clock, 15)
     assert (progress.done, samples(log)) == ({}, [])
-    assert agent.status == {"log": False, "targets": 2, "hung": 0, "backlog": 8}
+    assert agent.status == {"log": False, "targets": 2, "hung": 0, "backlog": 8, "spooled": 0}
 
     monkeypatch.setattr(log, "append", append)
     run(agent, clock, 10)
