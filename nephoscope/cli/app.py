@@ -11,6 +11,7 @@ import typer
 
 from nephoscope.cli import (
     agent,
+    agents,
     asyncapi,
     cases,
     check,
@@ -34,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for part in (run, flow, agent, notifications, check, cases, graph, asyncapi, tap, samples, dead_letters, who):
+for part in (run, flow, agent, agents, notifications, check, cases, graph, asyncapi, tap, samples, dead_letters, who):
     part.register(app)
 
 
