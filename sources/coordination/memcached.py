@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
 from pymemcache.client.base import Client
-from pymemcache.exceptions import MemcacheError, MemcacheServerError
+from pymemcache.exceptions import MemcacheError, MemcacheServerError, MemcacheUnexpectedCloseError
 
 from nephoscope.errors import ConfigError, Problem
 from sources.coordination import Unreachable
@@ -65,6 +65,8 @@ class _MemcachedStore:
     def _ask(self, call: Callable[[], _T]) -> _T:
         try:
             return call()
+        except MemcacheUnexpectedCloseError:
+            raise Unreachable(f"{self._shown} cannot be reached: it has closed the connection") from None
         except MemcacheServerError as error:
             raise Unreachable(f"{self._shown} refuses: {error}") from None
         except OSError as error:
