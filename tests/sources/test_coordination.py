@@ -222,7 +222,7 @@ def test_after_a_restart_that_lost_everything_all_register_anew_and_the_generati
         a.mark({1: Mark(1, 1)})
         had = b.join(b"").generation
         server.kill()
-        with pytest.raises(Unreachable, match="cannot be reached|ConnectionLoss"):
+        with pytest.raises(Unreachable, match=r"cannot be reached|ConnectionLoss"):
             a.heartbeat(b"")
         with pytest.raises(Unreachable):
             a.marks()
