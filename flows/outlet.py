@@ -88,7 +88,7 @@ class Outlets:
 
     def take(self, outputs: Sequence[Output]) -> None:
         """Publish everything, in the order of the log."""
-        for_store: list[pa.RecordBatch] = []
+        known: dict[int, pa.RecordBatch] = {}
         others: dict[str, list[pa.RecordBatch]] = {}
         tickets: dict[str, list[Ticket]] = {}
         dead: list[Dead] = []
@@ -101,13 +101,15 @@ class Outlets:
                 tickets.setdefault(ticket.url, []).append(ticket)
             for url, batches in output.published.items():
                 if resolve_publisher(url) == STORE:
-                    for_store += [b for b in batches if not any(b is known for known in for_store)]
+                    # The store has several names; the same rows may be published under each.
+                    known.update((id(b), b) for b in batches)
                 elif url in ticketed or publishers.is_positioned(url):
                     continue
                 elif self._know(url) == publishers.WAIT:
                     others.setdefault(url, []).extend(batches)
                 else:
                     tickets.setdefault(url, []).extend(Ticket(url, rows) for rows in batches)
+        for_store = list(known.values())
         if for_store:
             self._persist(lambda: self._write(for_store), STORE)
             self._counts.sent(sum(b.num_rows for b in for_store))

@@ -55,7 +55,8 @@ class Heard:
 def drown(stage: Stage, count: int, seed: int = 1) -> Heard:
     """Send so many, in a log of their own, while one worker reads them."""
     flow = stage.flow
-    log = stage.log()
+    # None is to be there twice.
+    log = stage.log(120.0)
     chance = random.Random(seed)
     stream = hostile(chance, times.now())
     broken = marks = received = sent = 0
@@ -86,7 +87,7 @@ def drown(stage: Stage, count: int, seed: int = 1) -> Heard:
     store.close()
     # What was read again after a crash is in the dead letters again: here nothing was.
     dead = sum(log.end(DEAD_LETTERS))
-    whole = {p for p in peace.undecodable if p in set(map(_place, buried(log)))}
+    whole = peace.undecodable & {(origin.partition, origin.offset) for origin in buried(log)}
     log.close()
     third = next(size for at, size in sizes.items() if at * 3 >= count)
     return Heard(
@@ -102,10 +103,6 @@ def drown(stage: Stage, count: int, seed: int = 1) -> Heard:
         growth=sizes[sent] - third,
         restarts=flow.heard("again in"),
     )
-
-
-def _place(origin: object) -> tuple[int, int]:
-    return origin.partition, origin.offset
 
 
 def _size(processes: list[psutil.Process]) -> int:

@@ -135,15 +135,14 @@ class Stage:
         extra = unsteady.install(folder / "theirs", form.unsteady) if form.unsteady else None
         self.settings = load_settings(folder / "nephoscope.yaml")
         self.plan = plan_of(self.settings)
-        self.options = Options(prefix=self.prefix, timeout=5.0)
         self.address = address
         self.flow = Flow(folder, port, PARTITIONS, {"PYTHONPATH": str(extra)} if extra else None)
         self.cloud = Cloud(form.series, form.samples, times.now() - 60 * SECOND, PARTITIONS, form.together)
         self.writer = Writer(self)
 
-    def log(self) -> KafkaLog:
-        """The topics."""
-        return KafkaLog(self.address, PARTITIONS, self.options)
+    def log(self, timeout: float = 5.0) -> KafkaLog:
+        """The topics. `timeout`: seconds after which an append has failed."""
+        return KafkaLog(self.address, PARTITIONS, Options(prefix=self.prefix, timeout=timeout))
 
     def event(self, what: str) -> None:
         """Something happens now."""
@@ -277,8 +276,9 @@ def starved(stage: Stage) -> None:
         stage.event("the disk of the recovery store is full")
         ballast = disk.fill()
         stage.writer.allow(0.7)
-        told = flow.heard("No space left on device")
-        flow.until("it says so, and tries again", lambda: flow.heard("No space left on device") >= told + 2)
+        told, tried = flow.heard("No space left on device"), flow.heard("; starting")
+        flow.until("it says so", lambda: flow.heard("No space left on device") > told)
+        flow.until("it tries again, in vain", lambda: flow.heard("; starting") >= tried + 2)
         stage.event("there is room again")
         ballast.unlink()
         stage.goes_on(0.8)
@@ -295,7 +295,7 @@ def end(stage: Stage) -> None:
     stage.writer.wait()
     stage.event("all is written")
     flow = stage.flow
-    flow.until("all is read", lambda: flow.lag() == 0, 300)
+    flow.until("all is read", lambda: flow.lag() == 0, 600)
     stage.event("all is read; SIGTERM")
     flow.stop()
 
