@@ -17,6 +17,8 @@ import xxhash
 from nephoscope import event as events_
 from nephoscope.event import FLOAT, INT, Event, EventPage, EventQuery, Trait, TraitDescription, TraitTest
 from nephoscope.store import Written, traits_of
+from sinks.sql.backend import Backend
+from sinks.sql.bulk import Insert
 from sinks.sql.schema import event, shape, trait
 from sinks.sql.statements import Cursor, Lookup, Statement
 
@@ -29,9 +31,9 @@ _known = Lookup(sa.select(event.c.message_id), event.c.message_id)
 _newest_event = Statement(sa.select(sa.func.coalesce(sa.func.max(event.c.id), 0)))
 _newest_shape = Statement(sa.select(sa.func.coalesce(sa.func.max(shape.c.id), 0)))
 _shapes = Statement(sa.select(shape.c.id, shape.c.event_type, shape.c.traits))
-_shape_added = Statement(sa.insert(shape))
-_event_added = Statement(sa.insert(event))
-_trait_added = Statement(sa.insert(trait))
+_shape_added = Insert(shape)
+_event_added = Insert(event)
+_trait_added = Insert(trait)
 _columns = (event.c.message_id, event.c.shape, event.c.generated, event.c.traits, event.c.raw)
 _after = sa.or_(
     event.c.generated < sa.bindparam("at"),
@@ -70,8 +72,10 @@ _idle_shapes = Statement(sa.delete(shape).where(~sa.exists().where(event.c.shape
 Shape = tuple[str, tuple[tuple[str, str], ...]]
 
 
-def write(cursor: Cursor, events: Sequence[Event]) -> Written:
+def write(cursor: Cursor, events: Sequence[Event], backend: Backend) -> Written:
     """Store those that are not there. In a write transaction."""
+    # Numbers are given to events as well: one writer of events at a time.
+    backend.lock_numbers(cursor)
     fresh: dict[str, Event] = {}
     for one in events:
         fresh.setdefault(one.message_id, one.settled())
@@ -80,16 +84,14 @@ def write(cursor: Cursor, events: Sequence[Event]) -> Written:
     if fresh:
         shapes = {(t, names): number for number, t, names in _read_shapes(cursor)}
         begin = _newest_event.value(cursor) + 1
-        rows: list[dict[str, Any]] = []
-        digests: list[dict[str, Any]] = []
+        rows: list[tuple[Any, ...]] = []
+        digests: list[tuple[int, int]] = []
         for number, one in enumerate(fresh.values(), begin):
-            rows.append({
-                "id": number, "message_id": one.message_id, "shape": _number(cursor, shapes, one), "generated": one.generated,
-                "traits": _encode([t.value for t in one.traits]).decode(), "raw": one.raw,
-            })  # fmt: skip
-            digests += [{"event": number, "digest": d} for d in sorted({digest(t) for t in one.traits})]
-        _event_added.run_many(cursor, rows)
-        _trait_added.run_many(cursor, digests)
+            values = _encode([t.value for t in one.traits]).decode()
+            rows.append((number, one.message_id, _number(cursor, shapes, one), one.generated, values, one.raw))
+            digests += [(number, d) for d in sorted({digest(t) for t in one.traits})]
+        _event_added.run(cursor, rows)
+        _trait_added.run(cursor, digests)
     return Written(len(events), len(fresh), len(events) - len(fresh))
 
 
@@ -216,7 +218,7 @@ def _number(cursor: Cursor, shapes: dict[Shape, int], one: Event) -> int:
     number = shapes.get(key)
     if number is None:
         number = shapes[key] = _newest_shape.value(cursor) + 1
-        _shape_added.run(cursor, id=number, event_type=key[0], traits=_encode(key[1]).decode())
+        _shape_added.run(cursor, [(number, key[0], _encode(key[1]).decode())])
     return number
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,12 +15,13 @@ from nephoscope.filters import Compare, Filter
 from nephoscope.lifetimes import MAX_NAMES, Lifetimes, Plan
 from nephoscope.store import Expiry
 from sinks.sql import schema
+from sinks.sql.backend import Backend
 from sinks.sql.catalogue import Catalogue
+from sinks.sql.counting import samples_of
 from sinks.sql.events import expire_events
-from sinks.sql.fields import BASE, SIZES
 from sinks.sql.plan import block, blocks, plan
 from sinks.sql.scan import Scan
-from sinks.sql.schema import ERA, IN_BLOCK, SPAN, about, record, series, state
+from sinks.sql.schema import ERA, IN_BLOCK, SPAN, about, record, series, state, tie
 from sinks.sql.statements import Cursor, Statement, chunks
 
 RECORDS_A_STEP: Final = 2000
@@ -29,32 +29,44 @@ _ROWS_A_STEP: Final = 1000
 _PAUSE: Final = 3.0
 """How long the writers have the store to themselves after a step, in times of what the step took."""
 _LEAST_PAUSE: Final = 0.005
+_LAST_NUMBER: Final = 2**31 - 1
 
 _key = (record.c.span, record.c.resource, record.c.place, record.c.tie)
 _begin = sa.tuple_(*(sa.bindparam(f"begin_{c.name}", type_=c.type) for c in _key))
 _end = sa.tuple_(*(sa.bindparam(f"end_{c.name}", type_=c.type) for c in _key))
 _due = sa.or_(record.c.span < sa.bindparam("last"), record.c.place < sa.bindparam("rest"))
-_in_step = sa.and_(sa.tuple_(*_key) >= _begin, sa.tuple_(*_key) < _end, _due)
-
-
-def _samples() -> sa.ColumnElement[int]:
-    """How many samples there are in some records, by the size of their fields."""
-    size: Any = sa.literal_column(str(BASE))
-    for bit, more in SIZES:
-        size += sa.case((record.c.form.op("&")(bit) != 0, more), else_=0)
-    return sa.func.coalesce(sa.func.sum(sa.func.length(record.c.fields) / size), 0)
+# The bounds of the span alone say nothing new, but every planner understands them.
+_in_step = sa.and_(
+    record.c.span >= sa.bindparam("begin_span"),
+    record.c.span <= sa.bindparam("end_span"),
+    sa.tuple_(*_key) >= _begin,
+    sa.tuple_(*_key) < _end,
+    _due,
+)
 
 
 _oldest = Statement(sa.select(sa.func.min(record.c.span)).where(record.c.span >= sa.bindparam("base")))
 _step_end = Statement(
     sa.select(*_key)
-    .where(sa.tuple_(*_key) >= _begin, record.c.span <= sa.bindparam("last"))
+    .where(
+        record.c.span >= sa.bindparam("begin_span"), sa.tuple_(*_key) >= _begin, record.c.span <= sa.bindparam("last")
+    )
     .order_by(*_key)
     .limit(1)
     .offset(RECORDS_A_STEP)
 )
-_count = Statement(sa.select(_samples()).where(_in_step))
+_count = Statement(sa.select(samples_of(record)).where(_in_step))
 _delete = Statement(sa.delete(record).where(_in_step))
+_ties_due = Statement(
+    sa.select(tie.c.tie)
+    .where(
+        tie.c.span >= sa.bindparam("base"),
+        tie.c.span <= sa.bindparam("last"),
+        sa.or_(tie.c.span < sa.bindparam("last"), tie.c.place < sa.bindparam("rest")),
+    )
+    .limit(RECORDS_A_STEP)
+)
+_ties_removed = Statement(sa.delete(tie).where(tie.c.tie == sa.bindparam("of")))
 _swept = Statement(sa.update(about).where(about.c.key == "swept").values(value=about.c.value + 1))
 
 
@@ -115,19 +127,20 @@ _series_removed = Statement(
 
 
 def expire(
-    connection: sqlite3.Connection, lifetimes: Lifetimes, now: int, progress: Callable[[Expiry], None] | None = None
+    backend: Backend, connection: Any, lifetimes: Lifetimes, now: int, progress: Callable[[Expiry], None] | None = None
 ) -> Expiry:
     """Remove what is older than it may live. The connection must be nobody else's."""
-    cursor = connection.cursor()
+    cursor = backend.cursor(connection)
+    turns = _Turns(backend, connection, cursor)
     known = plan(cursor)
     told = _Told(progress)
     due = [lifetimes.before(known.name(n), now) for n in range(len(known.names) + 1)]
     for number, before in enumerate(due):
-        _expire_samples(connection, cursor, block(number), before, told.part(number, len(due) + 1))
-    for count in expire_events(cursor, lifetimes.events_before(now), lambda: _turn(connection, cursor)):
+        _expire_samples(turns, block(number), before, told.part(number, len(due) + 1))
+    for count in expire_events(cursor, lifetimes.events_before(now), lambda: turns(sweeping=True)):
         told.add(events=count)
     if max(due) >= 0:
-        told.add(resources=_forget(connection, cursor, known, due))
+        told.add(resources=_forget(turns, known, due))
     told.end()
     return told.done
 
@@ -159,17 +172,21 @@ class _Told:
         self.add()
 
 
-def _expire_samples(connection: sqlite3.Connection, cursor: Cursor, base: int, before: int, told: _Told) -> None:
+def _expire_samples(turns: _Turns, base: int, before: int, told: _Told) -> None:
     """The samples of one class, whose spans begin at `base`."""
     if before < 0:
         return
     last, rest = base + min(before // SPAN, IN_BLOCK), before % SPAN
+    cursor = turns.cursor
     oldest = _oldest.first(cursor, base=base)
+    if oldest is not None and oldest <= last:
+        turns.backend.drop_due(base, last, lambda count: told.add(count, share=0.5))
+        _expire_ties(turns, base, last, rest)
     if oldest is None or oldest > last:
         return
     key: tuple[Any, ...] | None = (base, 0, 0, b"")
     while key is not None:
-        with _turn(connection, cursor):
+        with turns():
             key, samples = _remove(cursor, key, last, rest)
         told.add(samples, share=1.0 if key is None else (key[0] - oldest) / max(1, last - oldest))
 
@@ -186,19 +203,19 @@ def _remove(cursor: Cursor, key: tuple[Any, ...], last: int, rest: int) -> tuple
     return end, samples
 
 
-def _forget(connection: sqlite3.Connection, cursor: Cursor, known: Plan, due: Sequence[int]) -> int:
+def _forget(turns: _Turns, known: Plan, due: Sequence[int]) -> int:
     """Remove series, states, resources, users, projects and metadata without samples; returns the number of resources."""
-    _forget_series(connection, cursor, due)
+    _forget_series(turns, due)
     removed = 0
     if min(due) >= 0:
-        removed = _in_steps(connection, cursor, _old_states, **_spans_of(min(due) // SPAN, known))
+        removed = _in_steps(turns, _old_states, **_spans_of(min(due) // SPAN, known))
     if len(due) > 1:
         # What was said of a resource can live as long as its longest class; with its last series it goes in any case.
-        removed += _in_steps(connection, cursor, _states_without_series)
+        removed += _in_steps(turns, _states_without_series)
     gone = 0
     if removed:
         for name, statements in _SWEEPS:
-            count = _in_steps(connection, cursor, statements)
+            count = _in_steps(turns, statements)
             gone = count if name == "resource" else gone
     return gone
 
@@ -209,7 +226,8 @@ def _spans_of(span: int, known: Plan) -> dict[str, int]:
     return {"span": span, **{f"span_{n}": s for n, s in enumerate(some)}}
 
 
-def _forget_series(connection: sqlite3.Connection, cursor: Cursor, due: Sequence[int]) -> None:
+def _forget_series(turns: _Turns, due: Sequence[int]) -> None:
+    cursor = turns.cursor
     catalogue = Catalogue(cursor)
     bounds: dict[int, tuple[int, int]] = {}
     for number in catalogue.kinds:
@@ -218,17 +236,17 @@ def _forget_series(connection: sqlite3.Connection, cursor: Cursor, due: Sequence
     newest = max(high for _, high in bounds.values()) if bounds else -1
     still = Compare("timestamp", ">=", max(0, min(due)))
     after, end = 0, 0
-    while end < 2**31 and newest >= 0:
+    while end < _LAST_NUMBER and newest >= 0:
         window = [number for (number,) in _resource_window.run(cursor, after=after)]
         # Beyond the last resource there may be series of resources that are gone.
-        end = window[-1] if len(window) == _ROWS_A_STEP else 2**31
+        end = window[-1] if len(window) == _ROWS_A_STEP else _LAST_NUMBER
         old = _of_window.run(cursor, after=after, end=end, era=newest).fetchall()
         dead = {(r, k, e) for r, k, e in old if k in bounds and e < bounds[k][0]}
         doubtful = {(r, k, e) for r, k, e in old if k in bounds and bounds[k][0] <= e <= bounds[k][1]}
         # Reading takes its time: looked at first without keeping the writers waiting, and again what seems to be gone.
         gone = _without_samples(cursor, doubtful, still)
         if dead or gone:
-            with _turn(connection, cursor):
+            with turns(sweeping=True):
                 gone = _without_samples(cursor, gone, still) | dead
                 for of, which, seen in sorted(gone):
                     _series_removed.run(cursor, of=of, which=which, seen=seen)
@@ -249,13 +267,22 @@ def _without_samples(cursor: Cursor, rows: set[tuple[int, int, int]], tree: Filt
     return {row for row in rows if row[0] << 32 | row[1] not in there}
 
 
-def _in_steps(
-    connection: sqlite3.Connection, cursor: Cursor, statements: tuple[Statement, Statement], **values: int
-) -> int:
+def _expire_ties(turns: _Turns, base: int, last: int, rest: int) -> None:
+    """Where ties are kept apart from their records."""
+    if turns.cursor.dialect == "sqlite":
+        return
+    due = {"base": base, "last": last, "rest": rest}
+    while some := [t for (t,) in _ties_due.run(turns.cursor, **due).fetchall()]:
+        with turns():
+            _ties_removed.run_many(turns.cursor, [{"of": t} for t in some])
+
+
+def _in_steps(turns: _Turns, statements: tuple[Statement, Statement], **values: int) -> int:
     step_end, delete = statements
+    cursor = turns.cursor
     removed = after = 0
     while (last := step_end.first(cursor, after=after)) is not None:
-        with _turn(connection, cursor):
+        with turns(sweeping=True):
             count = delete.run(cursor, after=after, last=last, **values).rowcount
             if count:
                 # Whoever remembers these numbers must forget them.
@@ -265,16 +292,21 @@ def _in_steps(
     return removed
 
 
-@contextmanager
-def _turn(connection: sqlite3.Connection, cursor: Cursor) -> Iterator[None]:
-    """A transaction, and then a pause in which the others have theirs."""
-    cursor.execute("BEGIN IMMEDIATE")
-    begin = time.monotonic()
-    try:
-        yield
-        cursor.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            cursor.execute("ROLLBACK")
-        raise
-    time.sleep(max(_LEAST_PAUSE, _PAUSE * (time.monotonic() - begin)))
+class _Turns:
+    """Transactions, and after each a pause in which the others have theirs."""
+
+    def __init__(self, backend: Backend, connection: Any, cursor: Cursor) -> None:
+        self.backend, self.connection, self.cursor = backend, connection, cursor
+
+    @contextmanager
+    def __call__(self, *, sweeping: bool = False) -> Iterator[None]:
+        """One transaction; `sweeping`: it removes numbers."""
+        (self.backend.sweeping if sweeping else self.backend.removing)(self.cursor)
+        begin = time.monotonic()
+        try:
+            yield
+            self.backend.end(self.connection, self.cursor)
+        except BaseException:
+            self.backend.undo(self.connection, self.cursor)
+            raise
+        time.sleep(max(_LEAST_PAUSE, _PAUSE * (time.monotonic() - begin)))

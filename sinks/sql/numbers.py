@@ -17,6 +17,8 @@ import xxhash
 
 from nephoscope.natural import Kind, codes, content, distinct, kinds_of, words
 from sinks.sql import schema
+from sinks.sql.backend import Backend
+from sinks.sql.bulk import Insert, arrays, given
 from sinks.sql.known import Known
 from sinks.sql.schema import ERA
 from sinks.sql.statements import Cursor, Lookup, Statement
@@ -30,13 +32,13 @@ _NO_SPAN: Final = 2**62
 _ERAS: Final = 8
 
 _kinds = Statement(sa.select(schema.kind).order_by(schema.kind.c.id))
-_kind_added = Statement(sa.insert(schema.kind))
+_kind_added = Insert(schema.kind)
 _resources = Lookup(sa.select(schema.resource.c.name, schema.resource.c.id), schema.resource.c.name)
-_resource_added = Statement(sa.insert(schema.resource))
+_resource_added = Insert(schema.resource)
 _words = Lookup(sa.select(schema.word.c.text, schema.word.c.id), schema.word.c.text)
-_word_added = Statement(sa.insert(schema.word))
+_word_added = Insert(schema.word)
 _metadata = Lookup(sa.select(schema.metadata.c.text, schema.metadata.c.id), schema.metadata.c.digest)
-_metadata_added = Statement(sa.insert(schema.metadata))
+_metadata_added = Insert(schema.metadata)
 _state = Statement(
     sa.select(schema.state.c.id, schema.state.c.first, schema.state.c.last).where(
         schema.state.c.resource == sa.bindparam("of"),
@@ -45,13 +47,23 @@ _state = Statement(
         schema.state.c.metadata == sa.bindparam("said"),
     )
 )
-_state_added = Statement(sa.insert(schema.state))
+_state_added = Insert(schema.state)
 _state_seen = Statement(
     sa.update(schema.state)
     .where(schema.state.c.id == sa.bindparam("which"))
     .values(
         first=sa.case((schema.state.c.first > sa.bindparam("low"), sa.bindparam("low")), else_=schema.state.c.first),
         last=sa.case((schema.state.c.last < sa.bindparam("high"), sa.bindparam("high")), else_=schema.state.c.last),
+    )
+)
+_SEEN: Final = (schema.state.c.id, schema.state.c.first, schema.state.c.last)
+_seen = given(_SEEN)
+_states_seen = Statement(
+    sa.update(schema.state)
+    .where(schema.state.c.id == _seen.c.id)
+    .values(
+        first=sa.func.least(schema.state.c.first, _seen.c.first),
+        last=sa.func.greatest(schema.state.c.last, _seen.c.last),
     )
 )
 _newest = {
@@ -68,7 +80,9 @@ def digest(text: str) -> int:
 class Numbers:
     """A writer's memory of the numbers in the store. Only used within a write transaction, by `cursor`."""
 
-    def __init__(self) -> None:
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._locked = False
         self.swept = -1
         self.forget()
 
@@ -101,7 +115,8 @@ class Numbers:
             self.forget()
             self.swept = swept
         self._added.clear()
-        self._new_from = _newest["resource"].value(cursor) + 1
+        self._locked = False
+        self._new_from = _NO_SPAN
         if len(self._metadata) > _MANY or self._metadata_bytes > _MANY_BYTES:
             self._metadata.clear()
             self._metadata_bytes = 0
@@ -116,10 +131,13 @@ class Numbers:
         if any(k not in self.kinds for k in kinds):
             self.load_kinds(cursor)
             fresh = [k for k in kinds if k not in self.kinds]
+            if fresh and self._lock(cursor):
+                self.load_kinds(cursor)
+                fresh = [k for k in kinds if k not in self.kinds]
             begin = _newest["kind"].value(cursor) + 1 if fresh else 0
             for number, one in enumerate(fresh, begin):
                 identity = self.identities.setdefault(one.identity, number)
-                _kind_added.run(cursor, id=number, identity=identity, **one._asdict())
+                _kind_added.run(cursor, [(number, *one, identity)])
                 self._know_kind(one, number, identity)
         return which, kinds, np.array([self.kinds[k] for k in kinds], np.int64)
 
@@ -142,6 +160,13 @@ class Numbers:
         if number >= len(self.identity):
             self.identity = _grown(self.identity, number + 1, -1)
         self.identity[number] = identity
+
+    def _lock(self, cursor: Cursor) -> bool:
+        """Keep others from giving numbers; whether they may have given some since the last look."""
+        if self._locked:
+            return False
+        self._locked = True
+        return self._backend.lock_numbers(cursor)
 
     # -- resources, users, projects, metadata
 
@@ -167,10 +192,13 @@ class Numbers:
         return numbers
 
     def _resource_numbers(self, cursor: Cursor, names: Sequence[str]) -> list[int]:
-        return _numbered(cursor, names, self._resources, schema.resource, _resources, _resource_added)
+        numbers, begin = self._given(cursor, names, self._resources, schema.resource, _resources, _resource_added)
+        # Given here, under the lock: nobody else knows these resources, so no state of theirs is there yet.
+        self._new_from = min(self._new_from, begin)
+        return numbers
 
     def _word_numbers(self, cursor: Cursor, texts: Sequence[str]) -> list[int]:
-        return _numbered(cursor, texts, self._words, schema.word, _words, _word_added)
+        return self._given(cursor, texts, self._words, schema.word, _words, _word_added)[0]
 
     def _metadata_numbers(self, cursor: Cursor, texts: Sequence[str]) -> list[int]:
         missing = [t for t in texts if t not in self._metadata]
@@ -178,12 +206,39 @@ class Numbers:
             digests = {t: digest(t) for t in missing}
             self._metadata.update(_metadata.run(cursor, sorted(set(digests.values()))))
             fresh = [t for t in missing if t not in self._metadata]
+            if fresh and self._lock(cursor):
+                self._metadata.update(_metadata.run(cursor, sorted({digests[t] for t in fresh})))
+                fresh = [t for t in missing if t not in self._metadata]
             begin = _newest["metadata"].value(cursor) + 1
             added = list(zip(range(begin, begin + len(fresh)), [digests[t] for t in fresh], fresh, strict=True))
-            cursor.executemany(_metadata_added.sql, added)
+            _metadata_added.run(cursor, added)
             self._metadata.update((t, n) for n, _, t in added)
             self._metadata_bytes += sum(map(len, missing))
         return [self._metadata[t] for t in texts]
+
+    def _given(
+        self,
+        cursor: Cursor,
+        texts: Sequence[str],
+        known: dict[str, int],
+        table: sa.Table,
+        lookup: Lookup,
+        added: Insert,
+    ) -> tuple[list[int], int]:
+        """(the numbers of texts in a table of (id, text), added where they are new; the first one that was added)."""
+        missing = [t for t in texts if t not in known]
+        begin = _NO_SPAN
+        if missing:
+            known.update(lookup.run(cursor, missing))
+            fresh = [t for t in missing if t not in known]
+            if fresh and self._lock(cursor):
+                known.update(lookup.run(cursor, fresh))
+                fresh = [t for t in fresh if t not in known]
+            if fresh:
+                begin = _newest[table.name].value(cursor) + 1
+                known.update(zip(fresh, range(begin, begin + len(fresh)), strict=True))
+                added.run(cursor, [(known[t], t) for t in fresh])
+        return [known[t] for t in texts], begin
 
     # -- states
 
@@ -218,6 +273,8 @@ class Numbers:
                 row = None
                 if of < self._new_from:
                     row = _state.run(cursor, of=of, by=by, under=under, said=said).fetchone()
+                if row is None and self._lock(cursor) and of < self._new_from:
+                    row = _state.run(cursor, of=of, by=by, under=under, said=said).fetchone()
                 first, last = _NO_SPAN, -_NO_SPAN
                 if row is not None:
                     number, first, last = row
@@ -234,7 +291,7 @@ class Numbers:
                 self._seen[:, number] = first, last
             numbers.append(number)
         if fresh:
-            cursor.executemany(_state_added.sql, fresh)
+            _state_added.run(cursor, fresh)
         out = np.array(numbers, np.int64)
         self._latest[:, keys[0]] = *keys[1:], out
         return out
@@ -244,6 +301,9 @@ class Numbers:
         np.minimum.at(first, number, span)
         np.maximum.at(last, number, span)
         which = np.unique(number)
+        if cursor.dialect == "postgresql":
+            _states_seen.run(cursor, **arrays(_SEEN, (which, first[which], last[which])))
+            return
         _state_seen.run_many(
             cursor,
             [
@@ -273,21 +333,6 @@ class Numbers:
             fresh = known.fresh(pairs[era == one])
             out += [(pair >> 32, pair & 0xFFFFFFFF, one) for pair in fresh]
         return out
-
-
-def _numbered(
-    cursor: Cursor, texts: Sequence[str], known: dict[str, int], table: sa.Table, lookup: Lookup, added: Statement
-) -> list[int]:
-    """The numbers of texts in a table of (id, text), added where they are new."""
-    missing = [t for t in texts if t not in known]
-    if missing:
-        known.update(lookup.run(cursor, missing))
-        fresh = [t for t in missing if t not in known]
-        if fresh:
-            begin = _newest[table.name].value(cursor) + 1
-            known.update(zip(fresh, range(begin, begin + len(fresh)), strict=True))
-            cursor.executemany(added.sql, [(known[t], t) for t in fresh])
-    return [known[t] for t in texts]
 
 
 def _grown(line: I64, size: int, filler: int) -> I64:

@@ -219,7 +219,7 @@ def _resources_that_pass(cursor: Cursor, catalogue: Catalogue, tree: Filter) -> 
         result = set(catalogue.states_that_pass(filters.both(*of_states))[1].tolist())
     if of_kinds:
         kinds = set(catalogue.kinds_that_pass(filters.both(*of_kinds)).tolist())
-        having = {r for r, k in cursor.execute(_all_series.sql) if k in kinds}
+        having = {r for r, k in _all_series.run(cursor) if k in kinds}
         result = having if result is None else result & having
     return result
 
@@ -231,7 +231,7 @@ def _pairs_that_pass(cursor: Cursor, catalogue: Catalogue, tree: Filter) -> set[
     """For a filter that weighs meters against metadata: every state of a resource with every meter of it."""
     passed: set[int] = set()
     kinds_of: dict[int, list[int]] = {}
-    for resource, kind in cursor.execute(_all_series.sql):
+    for resource, kind in _all_series.run(cursor):
         kinds_of.setdefault(resource, []).append(kind)
     for some in chunks(sorted(kinds_of), 512):
         rows = [(r, s, k) for r, s in _states.run(cursor, some) for k in kinds_of[r]]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from contextlib import suppress
+from itertools import chain, count
 from typing import Any, Final
 
 import numpy as np
@@ -22,6 +23,7 @@ from sinks.sql.statements import Cursor, Statement, chunks
 I64 = npt.NDArray[np.int64]
 
 _RECORDS_AT_ONCE: Final = 2048
+_numbers = count()
 _SPANS_AT_ONCE: Final = 64
 _RESOURCES_AT_ONCE: Final = 64
 
@@ -151,9 +153,15 @@ class Scan:
         resources = self._resources
         # A record that is read and thrown away costs about a fiftieth of a step down the tree per resource and span.
         if resources is None or (len(resources) > 64 and len(resources) * 8 > _resource_count.value(self._cursor)):
-            cursor = _records_between.run(self._cursor.connection.cursor(), low=spans[0], high=spans[-1])
-            while rows := cursor.fetchmany(_RECORDS_AT_ONCE):
-                yield rows
+            cursor = self._streaming()
+            try:
+                _records_between.run(cursor, low=spans[0], high=spans[-1])
+                while rows := cursor.fetchmany(_RECORDS_AT_ONCE):
+                    yield rows
+            finally:
+                # In a transaction that failed, the cursor is gone already.
+                with suppress(Exception):
+                    cursor.raw.close()
             return
         wanted = resources.tolist()
         size = 1 if len(wanted) == 1 else _RESOURCES_AT_ONCE
@@ -162,9 +170,16 @@ class Scan:
             some = [*some, *[some[-1]] * (_SPANS_AT_ONCE - len(some))]
             for few in chunks(wanted, size):
                 few = [*few, *[few[-1]] * (size - len(few))]
-                cursor = self._cursor.connection.cursor().execute(statement.sql, [*some, *few])
+                cursor = self._cursor.another().execute(statement.on(self._cursor.dialect).sql, [*some, *few])
                 while rows := cursor.fetchmany(_RECORDS_AT_ONCE):
                     yield rows
+
+    def _streaming(self) -> Cursor:
+        """A cursor for more rows than memory should hold."""
+        if self._cursor.dialect != "postgresql":
+            return self._cursor.another()
+        connection = self._cursor.raw.connection
+        return Cursor(connection.cursor(name=f"rows_{next(_numbers)}", binary=True), self._cursor.dialect)
 
     def _passed(self, rows: list[Any]) -> Found:
         span, resource, place, ties, state, form, raw = zip(*rows, strict=True)

@@ -9,6 +9,7 @@ One record a (resource, timestamp, tie), a field a meter::
     word      the id of a user or project
     metadata  the text of a JSON object
     series    which kinds a resource has, and the last era in which it had a sample of it
+    tie       on servers: the ties there are, whatever their records
     about     the layout's version; `swept` counts the sweeps that removed numbers
     note      texts that the store remembers: the plan of the classes of lifetimes
     event     message_id, shape, time, the traits' values, the notification
@@ -26,6 +27,7 @@ from __future__ import annotations
 from typing import Final
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import mysql
 
 from nephoscope.times import SECOND
 
@@ -38,63 +40,90 @@ IN_BLOCK: Final = (1 << BLOCK_BITS) - 1
 ERA: Final = 64
 """Spans of an era: how finely the store knows, without looking, that a series lives."""
 
+MAX_NAME: Final = 1024
+"""Bytes that a name may have on servers, whose indexes take no longer ones."""
+
+# Texts as their UTF-8 bytes: ordered by code points, and NUL is a letter like others.
+NAME: Final = (
+    sa.Text().with_variant(sa.LargeBinary(), "postgresql").with_variant(mysql.VARBINARY(MAX_NAME), "mysql", "mariadb")
+)
+LONG: Final = sa.Text().with_variant(sa.LargeBinary(), "postgresql").with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
+NUMBER: Final = sa.BigInteger().with_variant(sa.Integer(), "postgresql", "mysql", "mariadb")
+"""A number that 31 bits hold: SQLite's integers are as long as need be."""
+TIE: Final = sa.LargeBinary().with_variant(mysql.VARBINARY(16), "mysql", "mariadb")
+FIELDS: Final = sa.LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
+
 tables = sa.MetaData()
 
 record = sa.Table(
     "record",
     tables,
-    sa.Column("span", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("resource", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("place", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("tie", sa.LargeBinary, primary_key=True),
-    sa.Column("state", sa.BigInteger, nullable=False),
-    sa.Column("form", sa.Integer, nullable=False),
-    sa.Column("fields", sa.LargeBinary, nullable=False),
+    sa.Column("span", NUMBER, primary_key=True, autoincrement=False),
+    sa.Column("resource", NUMBER, primary_key=True, autoincrement=False),
+    sa.Column("place", NUMBER, primary_key=True, autoincrement=False),
+    sa.Column("tie", TIE, primary_key=True),
+    sa.Column("state", NUMBER, nullable=False),
+    sa.Column("form", sa.Integer().with_variant(sa.SmallInteger(), "postgresql"), nullable=False),
+    sa.Column("fields", FIELDS, nullable=False),
     sqlite_with_rowid=False,
+    postgresql_partition_by="RANGE (span)",
 )
 # An id that is not natural is known for ever, under whatever resource and time it comes again.
+# Only on SQLite (ONLY_ON_SQLITE).
 sa.Index("record_tie", record.c.tie, unique=True, sqlite_where=record.c.tie != sa.literal_column("x''"))
+
+# The same, where an index over all partitions or over a part of the records cannot be.
+tie = sa.Table(
+    "tie",
+    tables,
+    sa.Column("tie", TIE, primary_key=True),
+    sa.Column("span", NUMBER, nullable=False, index=True),
+    sa.Column("place", NUMBER, nullable=False),
+)
+NOT_ON_SQLITE: Final = frozenset({"tie"})
+ONLY_ON_SQLITE: Final = frozenset({"record_tie"})
 
 kind = sa.Table(
     "kind",
     tables,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("name", sa.Text, nullable=False),
-    sa.Column("type", sa.Text, nullable=False),
-    sa.Column("unit", sa.Text, nullable=False),
-    sa.Column("source", sa.Text, nullable=False),
-    sa.Column("origin", sa.Text, nullable=False),
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("name", NAME, nullable=False),
+    sa.Column("type", NAME, nullable=False),
+    sa.Column("unit", NAME, nullable=False),
+    sa.Column("source", NAME, nullable=False),
+    sa.Column("origin", LONG, nullable=False),
     sa.Column("identity", sa.Integer, nullable=False),
-    sa.UniqueConstraint("name", "type", "unit", "source", "origin"),
+    # Elsewhere the whole may be too long for an index; a number is given under a lock anyhow.
+    sa.UniqueConstraint("name", "type", "unit", "source", "origin").ddl_if(dialect="sqlite"),
 )
 
 resource = sa.Table(
     "resource",
     tables,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("name", sa.Text, nullable=False, unique=True),
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("name", NAME, nullable=False, unique=True),
 )
 
 word = sa.Table(
     "word",
     tables,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("text", sa.Text, nullable=False, unique=True),
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("text", NAME, nullable=False, unique=True),
 )
 
 metadata = sa.Table(
     "metadata",
     tables,
-    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
     # Of the text, which may be a megabyte. Texts that share a digest are told apart by comparing them.
     sa.Column("digest", sa.BigInteger, nullable=False, index=True),
-    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("text", LONG, nullable=False),
 )
 
 state = sa.Table(
     "state",
     tables,
-    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("resource", sa.Integer, nullable=False),
     sa.Column("user", sa.Integer, nullable=False, index=True),
     sa.Column("project", sa.Integer, nullable=False, index=True),
@@ -102,13 +131,15 @@ state = sa.Table(
     sa.Column("first", sa.BigInteger, nullable=False),
     sa.Column("last", sa.BigInteger, nullable=False),
     sa.UniqueConstraint("resource", "user", "project", "metadata"),
+    # A newer version of a row, as there is one every span, finds room beside the old one.
+    postgresql_with={"fillfactor": 70},
 )
 
 series = sa.Table(
     "series",
     tables,
-    sa.Column("resource", sa.Integer, primary_key=True),
-    sa.Column("kind", sa.Integer, primary_key=True),
+    sa.Column("resource", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("kind", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("era", sa.BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
@@ -116,37 +147,37 @@ series = sa.Table(
 about = sa.Table(
     "about",
     tables,
-    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("key", NAME, primary_key=True),
     sa.Column("value", sa.BigInteger, nullable=False),
 )
 
 note = sa.Table(
     "note",
     tables,
-    sa.Column("key", sa.Text, primary_key=True),
-    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("key", NAME, primary_key=True),
+    sa.Column("text", LONG, nullable=False),
 )
 
 event = sa.Table(
     "event",
     tables,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("message_id", sa.Text, nullable=False, unique=True),
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("message_id", NAME, nullable=False, unique=True),
     sa.Column("shape", sa.Integer, nullable=False),
     sa.Column("generated", sa.BigInteger, nullable=False, index=True),
     # A JSON list, in the order of the shape's traits.
-    sa.Column("traits", sa.Text, nullable=False),
-    sa.Column("raw", sa.Text, nullable=False),
+    sa.Column("traits", LONG, nullable=False),
+    sa.Column("raw", LONG, nullable=False),
     sa.Index("event_shape", "shape", "generated"),
 )
 
 shape = sa.Table(
     "shape",
     tables,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("event_type", sa.Text, nullable=False, index=True),
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("event_type", NAME, nullable=False, index=True),
     # A JSON list of [name, type], in the order of the names.
-    sa.Column("traits", sa.Text, nullable=False),
+    sa.Column("traits", LONG, nullable=False),
 )
 
 trait = sa.Table(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
 
 from nephoscope import natural
 from nephoscope.batch import int_column
@@ -21,46 +20,23 @@ from nephoscope.lifetimes import Plan
 from nephoscope.store import Written
 from nephoscope.times import TOO_LATE
 from sinks.sql import events, fields, schema
+from sinks.sql.backend import Backend, Met, Records
+from sinks.sql.bulk import Insert
 from sinks.sql.fields import Columns
 from sinks.sql.numbers import Numbers
 from sinks.sql.plan import plan
-from sinks.sql.schema import BLOCK_BITS, SPAN, record
-from sinks.sql.statements import Cursor, Lookup, Statement
+from sinks.sql.schema import BLOCK_BITS, SPAN
+from sinks.sql.statements import Cursor, Statement
 
 I64 = npt.NDArray[np.int64]
 
-MET: Final = "nephoscope_met"
-"""The SQL function that tells a writer which records were there before. It lets no update happen."""
-
-_KEY: Final = (record.c.span, record.c.resource, record.c.place, record.c.tie)
-_natural = insert(record)
-_insert_natural = Statement(
-    _natural.on_conflict_do_update(
-        index_elements=_KEY,
-        set_={"form": record.c.form},
-        where=getattr(sa.func, MET)(sa.bindparam("row"), record.c.state, record.c.form, record.c.fields),
-    )
-)
-_insert_tied = Statement(sa.insert(record))
-_merged = Statement(
-    sa.update(record)
-    .where(*(c == sa.bindparam(f"at_{c.name}") for c in _KEY))
-    .values(state=sa.bindparam("new_state"), form=sa.bindparam("new_form"), fields=sa.bindparam("new_fields"))
-)
-_series = insert(schema.series)
-_series_seen = Statement(
-    _series.on_conflict_do_update(
-        index_elements=(schema.series.c.resource, schema.series.c.kind),
-        set_={"era": _series.excluded.era},
-        where=schema.series.c.era < _series.excluded.era,
-    )
-)
-_ties = Lookup(sa.select(record.c.tie).where(record.c.tie != sa.literal_column("x''")), record.c.tie)
+_series_seen = Insert(schema.series, newer="era")
 _resource_unused = Statement(sa.delete(schema.resource).where(schema.resource.c.id == sa.bindparam("unused")))
 _state_unused = Statement(sa.delete(schema.state).where(schema.state.c.id == sa.bindparam("unused")))
 _swept = Statement(sa.select(schema.about.c.value).where(schema.about.c.key == "swept"))
 
-_INSERT_ORDER: Final = ("span", "resource", "place", "tie", "state", "form", "fields")
+_TRIES: Final = 5
+_NAMES: Final = ("name", "type", "unit", "source", "resource_id", "user_id", "project_id")
 
 
 @dataclass(slots=True)
@@ -90,52 +66,59 @@ class _Rows:
 class Writer:
     """Turns batches into records over one connection. Not safe for several threads: SQLStore sees to that."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-        self._cursor = connection.cursor()
-        self._numbers = Numbers()
-        self._met: list[tuple[int, int, int, bytes]] = []
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._connection = backend.connect()
+        backend.remember(self._connection)
+        self._cursor = backend.cursor(self._connection)
+        self._numbers = Numbers(backend)
         self._plan = Plan()
-        connection.create_function(MET, 4, self._remember)
+
+    def close(self) -> None:
+        """Give back the connection."""
+        with suppress(Exception):
+            self._connection.close()
 
     def write(self, batches: Sequence[pa.RecordBatch]) -> Written:
         """All rows of the batches, or none of them."""
-        cursor = self._cursor
-        cursor.execute("BEGIN IMMEDIATE")
-        try:
-            self._numbers.begin(cursor, _swept.value(cursor))
-            self._plan = plan(cursor)
-            rows = _joined([self._numbered(cursor, batch) for batch in batches])
-            stored = self._store(cursor, rows)
-            cursor.execute("COMMIT")
-        except BaseException:
-            self._numbers.forget()
-            if self._connection.in_transaction:
-                cursor.execute("ROLLBACK")
-            raise
-        received = len(rows.time)
-        return Written(received, stored, received - stored)
+        return self._transaction(lambda: self._write(batches))
 
     def write_events(self, some: Sequence[Event]) -> Written:
         """All of the events, or none."""
-        self._cursor.execute("BEGIN IMMEDIATE")
-        try:
-            written = events.write(self._cursor, some)
-            self._cursor.execute("COMMIT")
-        except BaseException:
-            if self._connection.in_transaction:
-                self._cursor.execute("ROLLBACK")
-            raise
-        return written
+        return self._transaction(lambda: events.write(self._cursor, some, self._backend))
 
-    def _remember(self, row: int, state: int, form: int, raw: bytes) -> bool:
-        self._met.append((row, state, form, raw))
-        return False
+    def _transaction(self, work: Callable[[], Written]) -> Written:
+        cursor = self._cursor
+        for attempt in range(_TRIES):
+            try:
+                self._backend.begin(cursor)
+                written = work()
+                self._backend.end(self._connection, cursor)
+            except BaseException as error:
+                self._numbers.forget()
+                self._backend.undo(self._connection, cursor)
+                if isinstance(error, Exception) and self._backend.transient(error) and attempt < _TRIES - 1:
+                    continue
+                raise
+            return written
+        raise AssertionError
+
+    def _write(self, batches: Sequence[pa.RecordBatch]) -> Written:
+        cursor = self._cursor
+        self._numbers.begin(cursor, _swept.value(cursor))
+        self._plan = plan(cursor)
+        rows = _joined([self._numbered(cursor, batch) for batch in batches])
+        self._backend.ready(rows.span)
+        stored = self._store(cursor, rows)
+        received = len(rows.time)
+        return Written(received, stored, received - stored)
 
     def _numbered(self, cursor: Cursor, batch: pa.RecordBatch) -> _Rows:
         time = int_column(batch, "timestamp")
         if time.min() < 0 or time.max() >= TOO_LATE:
             raise StoreError("a timestamp must lie between 1970 and 2200")
+        if self._backend.names_limited:
+            _check_names(batch)
         which, kinds, kind = self._numbers.kinds_of(cursor, batch)
         resource = self._numbers.resources_of(cursor, batch)
         computed = natural.ids(kinds, which, *natural.row_keys(batch), time)
@@ -165,8 +148,9 @@ class Writer:
             stored = _joined([tied, self._store_natural(cursor, rows.take(rows.natural))])
         if len(stored.time):
             fresh = self._numbers.new_series(stored.resource, stored.fields.kind, stored.time // SPAN)
-            if fresh:
-                cursor.executemany(_series_seen.sql, fresh)
+            # The newest era of each, in the order of the keys: eras come in theirs.
+            newest = {(resource, kind): era for resource, kind, era in fresh}
+            _series_seen.run(cursor, [(*key, newest[key]) for key in sorted(newest)])
         if len(stored.time) < len(rows.time):
             self._clean(cursor, rows, stored)
         return len(stored.time)
@@ -182,26 +166,19 @@ class Writer:
     def _store_tied(self, cursor: Cursor, rows: _Rows) -> _Rows:
         """Rows that are known by their ids alone: a record each. Returns those that were not there."""
         _, first = np.unique(np.ascontiguousarray(rows.id).view("V16").ravel(), return_index=True)
-        ties = [raw.tobytes() for raw in rows.id[np.sort(first)]]
-        there = {tie for (tie,) in _ties.run(cursor, ties)}
         rows = rows.take(np.sort(first))
-        if there:
-            absent = [tie not in there for tie in ties]
-            rows, ties = rows.take(np.array(absent)), [tie for tie in ties if tie not in there]
-        if ties:
-            forms, state, raw = fields.pack(rows.fields, np.arange(len(ties)), rows.time)
-            cursor.executemany(_insert_tied.sql, _records(rows, ties, state, forms, raw))
-        return rows
+        ties = [raw.tobytes() for raw in rows.id]
+        forms, state, raw = fields.pack(rows.fields, np.arange(len(ties)), rows.time)
+        fresh = self._backend.insert_tied(cursor, _records(rows, ties, state, forms, raw))
+        return rows if len(fresh) == len(ties) else rows.take(np.array(fresh, np.int64))
 
     def _store_natural(self, cursor: Cursor, rows: _Rows) -> _Rows:
         """Rows whose ids follow from their keys: a record a resource and time. Returns those that were not there."""
         rows, starts = _grouped(rows)
         forms, state, raw = fields.pack(rows.fields, starts, rows.time)
         n = len(starts)
-        self._met.clear()
         records = _records(rows.take(starts), [b""] * n, state, forms, raw)
-        cursor.executemany(_insert_natural.sql, ((*record, i) for i, record in enumerate(records)))
-        met = self._met
+        met = self._backend.insert_natural(cursor, records)
         if not met:
             return rows
         number = np.array([m[0] for m in met], np.int64)
@@ -209,10 +186,11 @@ class Writer:
         absent[_ranges(starts, len(rows.time), number)] = False
         other = [m for m in met if m[1:] != (state[m[0]], forms[m[0]], raw[m[0]])]
         if other:
+            other = self._backend.locked(cursor, records, other)
             absent[self._merge(cursor, rows, starts, other)] = True
         return rows.take(absent)
 
-    def _merge(self, cursor: Cursor, rows: _Rows, starts: I64, met: list[tuple[int, int, int, bytes]]) -> I64:
+    def _merge(self, cursor: Cursor, rows: _Rows, starts: I64, met: list[Met]) -> I64:
         """Add to records what they do not have yet; what is there stays. Returns which rows were added."""
         number = np.array([m[0] for m in met], np.int64)
         begin = starts[number]
@@ -232,23 +210,25 @@ class Writer:
         forms, state, raw = fields.pack(together, first, time[record_of])
         added = kept >= len(of)
         changed = np.unique(record_of[added]).tolist()
-        records = list(_records(heads, [b""] * len(met), state, forms, raw))
-        cursor.executemany(_merged.sql, [(*records[i][4:], *records[i][:4]) for i in changed])
+        records = _records(heads, [b""] * len(met), state, forms, raw)
+        self._backend.update(cursor, records.take(changed))
         return at[kept[added] - len(of)]
 
 
-def _records(heads: _Rows, ties: list[bytes], state: I64, forms: I64, raw: list[bytes]) -> Iterator[tuple[Any, ...]]:
-    """The rows of the table, in the order of _INSERT_ORDER. `heads`: a row of each record."""
-    return zip(
-        heads.span.tolist(),
-        heads.resource.tolist(),
-        (heads.time % SPAN).tolist(),
-        ties,
-        state.tolist(),
-        forms.tolist(),
-        raw,
-        strict=True,
-    )
+def _records(heads: _Rows, ties: list[bytes], state: I64, forms: I64, raw: list[bytes]) -> Records:
+    """Records to write. `heads`: a row of each."""
+    return Records(heads.span, heads.resource, heads.time % SPAN, ties, state, forms, raw)
+
+
+def _check_names(batch: pa.RecordBatch) -> None:
+    for column in _NAMES:
+        dictionary = batch.column(column).dictionary
+        if dictionary.nbytes <= schema.MAX_NAME:
+            continue
+        _, used = natural.distinct(natural.codes(batch, column).astype(np.int64))
+        for word in natural.words(batch, column, used):
+            if len(word) * 4 > schema.MAX_NAME and len(word.encode()) > schema.MAX_NAME:
+                raise StoreError(f"{column} is longer than {schema.MAX_NAME} bytes: {word[:40]!r}…")
 
 
 def _ranges(starts: I64, end: int, number: I64) -> I64:
@@ -295,9 +275,3 @@ def _grouped(rows: _Rows) -> tuple[_Rows, I64]:
     if not fresh.all():
         rows = rows.take(fresh)
     return rows, np.flatnonzero(_changes(rows.span, rows.resource, rows.time))
-
-
-# Rows go to the driver as tuples, in this order.
-assert _insert_natural.names[:7] == _INSERT_ORDER
-assert _insert_tied.names == _INSERT_ORDER
-assert _merged.names == ("new_state", "new_form", "new_fields", "at_span", "at_resource", "at_place", "at_tie")

@@ -1,0 +1,186 @@
+"""MySQL and MariaDB, through PyMySQL: one writer at a time, as on SQLite; readers are never in its way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import numpy as np
+import pymysql
+import sqlalchemy as sa
+from sqlalchemy.engine import URL
+
+from nephoscope.errors import Problem, StoreError, Unavailable
+from sinks.sql import schema
+from sinks.sql.backend import Met, Records
+from sinks.sql.bulk import Insert
+from sinks.sql.schema import record, tie
+from sinks.sql.servers import KEY, Server, tie_columns
+from sinks.sql.statements import Cursor, Lookup, Statement, chunks
+
+_CONNECT_TIMEOUT: Final = 10
+_LOCK_WAIT: Final = 30
+"""Seconds that a writer waits for another one."""
+_FINAL: Final = {1264, 1406, 1366, 1153, 3988}
+"""Errors that are the rows' own fault: out of range, too long, not to be kept, larger than max_allowed_packet."""
+_TRANSIENT: Final = {1213, 1205}
+_SPANS, _RESOURCES = 8, 64
+
+_there = Statement(
+    sa.select(*KEY, record.c.state, record.c.form, record.c.fields).where(
+        record.c.span.in_([sa.bindparam(f"span_{i}") for i in range(_SPANS)]),
+        record.c.resource.in_([sa.bindparam(f"resource_{i}") for i in range(_RESOURCES)]),
+        record.c.tie == sa.literal_column("''"),
+    )
+)
+_ties = Lookup(sa.select(tie.c.tie), tie.c.tie)
+_ties_added = Insert(tie)
+_merged = Statement(
+    sa.update(record)
+    .where(*(c == sa.bindparam(f"at_{c.name}") for c in (*KEY, record.c.tie)))
+    .values(state=sa.bindparam("new_state"), form=sa.bindparam("new_form"), fields=sa.bindparam("new_fields"))
+)
+_guard = Statement(sa.select(schema.about.c.value).where(schema.about.c.key == "swept").with_for_update())
+
+
+class MySQL(Server):
+    """A MySQL or MariaDB database."""
+
+    dialect, driver = "mysql", "pymysql"
+    guarantee = (
+        "exactly once in effect: an id is stored once, the first write wins; what was written has been committed by the server, with "
+        "its setting of innodb_flush_log_at_trx_commit"
+    )
+
+    def __init__(self, url: URL) -> None:
+        self._url = url
+        self.place = url.set(query={}).render_as_string(hide_password=True)
+
+    def connect(self) -> Any:
+        """See Backend."""
+        url = self._url
+        options: dict[str, Any] = {k: str(v) for k, v in url.query.items()}
+        for name in ("ssl_verify_cert", "ssl_verify_identity"):
+            if name in options:
+                options[name] = options[name].lower() in {"1", "true", "yes"}
+        return pymysql.connect(
+            host=url.host or "localhost",
+            port=url.port or 3306,
+            user=url.username,
+            password=str(url.password or ""),
+            database=url.database,
+            charset="utf8mb4",
+            autocommit=True,
+            connect_timeout=_CONNECT_TIMEOUT,
+            read_timeout=600,
+            write_timeout=60,
+            init_command=f"SET innodb_lock_wait_timeout = {_LOCK_WAIT}, sql_mode = 'STRICT_ALL_TABLES,ANSI_QUOTES'",
+            **options,
+        )
+
+    @contextmanager
+    def translated(self, *, writing: bool = False) -> Iterator[None]:
+        """See Backend."""
+        try:
+            yield
+        except pymysql.Error as error:
+            number = error.args[0] if error.args else 0
+            text = f"{self.place}: {error.args[1] if len(error.args) > 1 else error} [{number}]"
+            away = isinstance(error, pymysql.OperationalError | pymysql.InterfaceError | pymysql.InternalError)
+            away = away and number not in {1044, 1045, 1049, 1142, 1143}
+            if writing:
+                away = number not in _FINAL
+            raise (Unavailable if away else StoreError)(text) from None
+
+    def transient(self, error: Exception) -> bool:
+        """See Backend."""
+        return isinstance(error, pymysql.Error) and bool(error.args) and error.args[0] in _TRANSIENT
+
+    def begin(self, cursor: Cursor) -> None:
+        """See Backend: writers take turns."""
+        cursor.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+        cursor.execute("BEGIN")
+        _guard.run(cursor).fetchall()
+
+    def begin_reading(self, cursor: Cursor) -> None:
+        """See Backend."""
+        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        cursor.execute("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
+
+    def begin_making(self, cursor: Cursor) -> None:
+        """See Backend: every statement that makes a table commits, so a lock of the connection keeps others away."""
+        if cursor.execute("SELECT GET_LOCK('nephoscope', 60)").fetchone()[0] != 1:
+            raise Unavailable(f"{self.place}: another process is making the tables")
+        cursor.execute("BEGIN")
+
+    def tables(self, cursor: Cursor) -> set[str]:
+        """See Backend."""
+        tables = "SELECT table_name FROM information_schema.tables WHERE table_schema = database()"
+        indexes = "SELECT index_name FROM information_schema.statistics WHERE table_schema = database()"
+        return {name for (name,) in (*cursor.execute(tables).fetchall(), *cursor.execute(indexes).fetchall())}
+
+    def privileges(self, cursor: Cursor) -> list[Problem]:
+        """See Backend: tried, since grants can be given in many ways."""
+        out = []
+        for table in schema.tables.sorted_tables:
+            for what, statement in (
+                (
+                    "INSERT",
+                    sa.insert(table).from_select([c.name for c in table.columns], sa.select(table).where(sa.false())),
+                ),
+                (
+                    "UPDATE",
+                    sa.update(table).where(sa.false()).values({list(table.columns)[-1]: list(table.columns)[-1]}),
+                ),
+                ("DELETE", sa.delete(table).where(sa.false())),
+            ):
+                try:
+                    Statement(statement).run(cursor)
+                except pymysql.OperationalError as error:
+                    if error.args[0] != 1142:
+                        raise
+                    out.append(Problem(f"no privilege {what} on table {table.name}"))
+        return out
+
+    def remember(self, connection: Any) -> None:
+        """See Backend."""
+
+    def find(self, cursor: Cursor, records: Records, *, lock: bool) -> list[Met]:
+        """See Server. Writers take turns, so nothing need be locked."""
+        wanted = {key: i for i, key in enumerate(zip(*(c.tolist() for c in records[:3]), strict=True))}
+        met = []
+        for spans in chunks(np.unique(records.span).tolist(), _SPANS):
+            here = np.isin(records.span, spans)
+            for resources in chunks(np.unique(records.resource[here]).tolist(), _RESOURCES):
+                values = {f"span_{i}": s for i, s in enumerate(_padded(spans, _SPANS))}
+                values |= {f"resource_{i}": r for i, r in enumerate(_padded(resources, _RESOURCES))}
+                for span, resource, place, *rest in _there.run(cursor, **values).fetchall():
+                    row = wanted.get((span, resource, place))
+                    if row is not None:
+                        met.append(Met(row, *rest))
+        return sorted(met)
+
+    def new_ties(self, cursor: Cursor, records: Records) -> list[int]:
+        """See Server."""
+        there = {bytes(t) for (t,) in _ties.run(cursor, records.tie)}
+        fresh = [i for i, t in enumerate(records.tie) if t not in there]
+        if fresh:
+            _ties_added.run_columns(cursor, tie_columns(records.take(fresh)))
+        return fresh
+
+    def update(self, cursor: Cursor, records: Records) -> None:
+        """See Backend."""
+        _merged.run_rows(cursor, [(*row[4:], *row[:4]) for row in records.rows()])
+
+    def server(self) -> str:
+        """See Backend."""
+        connection = self.connect()
+        try:
+            return f"MySQL {connection.get_server_info()}"
+        finally:
+            connection.close()
+
+
+def _padded(values: Sequence[int], size: int) -> list[int]:
+    return [*values, *[values[-1]] * (size - len(values))]
