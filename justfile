@@ -87,6 +87,11 @@ _servers:
     wanted=
     java -version >/dev/null 2>&1 || wanted="$wanted default-jre-headless"
     mvn -version >/dev/null 2>&1 || wanted="$wanted maven"
+    # program=package; servers lie in folders that are not on everybody's path.
+    for one in mariadbd=mariadb-server redis-server=redis-server memcached=memcached rabbitmq-server=rabbitmq-server; do
+        PATH="$PATH:/usr/sbin" command -v "${one%%=*}" >/dev/null 2>&1 || wanted="$wanted ${one#*=}"
+    done
+    ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || wanted="$wanted postgresql"
     if [ -z "$wanted" ] || [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
         exit 0
     fi

@@ -23,7 +23,9 @@ def upgrade(backend: Backend, connection: Any, version: int) -> None:
     from alembic.migration import MigrationContext
     from alembic.operations import Operations
 
-    engine = sa.create_engine(f"{backend.dialect}+{backend.driver}://", creator=lambda: connection, poolclass=sa.StaticPool)
+    engine = sa.create_engine(
+        f"{backend.dialect}+{backend.driver}://", creator=lambda: connection, poolclass=sa.StaticPool
+    )
     with engine.begin() as through:
         operations = Operations(MigrationContext.configure(through))
         for step in range(version + 1, VERSION + 1):
