@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.chaos import story
+from tests.chaos import noise, story
 from tests.servers.kafka import running
 
 
@@ -18,3 +18,13 @@ def test_killed_paused_rescaled_and_without_a_broker_the_store_is_that_of_one_pr
     assert found.dead > 0
     assert min(found.filed.rows, found.row_by_row.rows) > 0
     assert found.stored.rows > 300_000
+
+
+@pytest.mark.slow
+def test_hostile_messages_are_stored_or_buried_and_nothing_ends_or_grows(kafka, tmp_path):
+    stage = story.Stage(tmp_path, kafka, story.QUICK)
+    with story.nothing_left(stage):
+        heard = noise.drown(stage, 3_000)
+
+    assert not heard, heard
+    assert min(heard.broken, heard.stored, heard.buried_rows, heard.marks) > 0
