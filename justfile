@@ -41,7 +41,7 @@ fmt: _dev
     ruff format .
     ruff check --fix-only --exit-zero .
 
-# kill, pause, starve and rescale a flow over a real Kafka, and compare what it stored: --quick, crashes, starved, hostile
+# kill, pause, starve and rescale a flow over a real Kafka, and compare what it stored: --quick, crashes, starved, hostile; the same to agents: chaos agents
 chaos *args: _dev _servers
     @exec python -m tests.chaos "$@"
 

@@ -1,4 +1,6 @@
-"""The command: ``python -m tests.chaos [--quick] [STORY…]``, and ``python -m tests.chaos soak [--for SECONDS]``."""
+"""The command: ``python -m tests.chaos [--quick] [STORY…]``, ``python -m tests.chaos soak [--for SECONDS]``, and
+``python -m tests.chaos agents [--quick] [--on zookeeper|redis|memcached]``.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from tests import disk
-from tests.chaos import noise, soak, story
+from tests.chaos import agents, noise, soak, story
 from tests.chaos.flow import Trouble
 from tests.servers.kafka import Kafka, running
 
@@ -26,6 +28,8 @@ STORIES = ("crashes", "starved", "hostile")
 
 def main() -> int:
     """0: nothing is missing, double or different; 1: something is; 2: it could not be tried."""
+    if sys.argv[1:2] == ["agents"]:
+        return agents.main(sys.argv[2:])
     arguments = _arguments()
     folder = Path(tempfile.mkdtemp(prefix="nephoscope-chaos-"))
     console = Console(highlight=False, stderr=True)

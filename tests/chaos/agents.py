@@ -1,4 +1,4 @@
-"""Real agents in real trouble: `python -m tests.chaos_agents` prints, for each coordination server, what is in the store twice or not at all.
+"""Real agents in real trouble: `python -m tests.chaos agents` prints, for each coordination server, what is in the store twice or not at all.
 
 Each agent is the command `nephoscope agent`, the samples go over a real Kafka through `nephoscope flow` into a store. Meanwhile agents are killed
 and stopped past their lease, the coordination server is killed and started again, an agent comes, and all are restarted one by one.
@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from nephoscope.topics import SAMPLES
 from sinks.sql import SQLStore
 from sources.coordination import Unreachable
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parent.parent
 KINDS = ("zookeeper", "redis", "memcached")
 PARTITIONS = 8
 METERS = 2
@@ -305,13 +306,13 @@ def chaos(kind: str, plan: Plan, kafka: str, folder: Path) -> Counts:
         return Chaos(plan, kafka, server, place, f"{kind}-{plan.seed}.").run()
 
 
-def main() -> int:
+def main(arguments: Sequence[str]) -> int:
     """Run what the command line asks for; status 1 where a sample is missing or double."""
-    parser = argparse.ArgumentParser(prog="python -m tests.chaos_agents", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos agents", description=main.__doc__)
     parser.add_argument("--quick", action="store_true", help="some periods of a few seconds")
     parser.add_argument("--on", choices=KINDS, action="append", help="only this server (more than one: again)")
     parser.add_argument("--seed", type=int, default=1)
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     plan = QUICK if given.quick else Plan()
     plan.seed = given.seed
     from tests.servers import kafka
@@ -327,7 +328,3 @@ def main() -> int:
                 sys.stdout.flush()
                 good = good and counts.good
     return int(not good)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
