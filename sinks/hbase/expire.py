@@ -29,6 +29,8 @@ from sinks.hbase.write import Writer
 
 _LISTS_A_STEP: Final = 256
 _ROWS_A_STEP: Final = 24
+_EMPTY_KEPT: Final = 60.0
+"""Seconds that an emptied list stays."""
 
 
 def expire(
@@ -58,9 +60,10 @@ def expire(
         eras = list(index.eras(catalogue.link, None, latest))
         buckets = sorted({e.bucket for e in eras})
         for i, bucket in enumerate(buckets):
-            work.lists(bucket, latest)
-            for count in work.packs(bucket, [e for e in eras if e.bucket == bucket], latest):
+            for count in work.lists(bucket, latest):
                 tell(i / len(buckets), samples=count)
+            for count in work.packs(bucket, [e for e in eras if e.bucket == bucket], latest):
+                tell((i + 0.5) / len(buckets), samples=count)
         _prune(catalogue.link, [e for e in eras if e.end <= min(due)])
         gone = work.touched - lists.live(catalogue, work.touched)
         tell(1.0, resources=len(gone))
@@ -85,28 +88,53 @@ class _Work:
         """Give back what it holds."""
         self._writer.close()
 
-    def lists(self, bucket: int, latest: int) -> None:
-        """The lists forget what is due."""
+    def lists(self, bucket: int, latest: int) -> Iterator[int]:
+        """The lists forget what is due; yields how many samples each step made forgotten.
+
+        Whoever takes them off a list counts them. An emptied list stays for a while: where it went at once, it could take along what a
+        writer adds at that moment.
+        """
         start, stop = layout.commit_row(bucket, 0), layout.commit_row(bucket, latest // MINUTE) + b"\x00"
+        limit = (time.time() - _EMPTY_KEPT) * 1000
+        some: list[tuple[bytes, bytes]] = []
+        empty: dict[int, dict[bytes, list[bytes]]] = defaultdict(dict)
         for row, cells in self._link.scan(COMMIT, start, stop, columns=[JOURNAL], at_once=_LISTS_A_STEP):
             value, when = cells[JOURNAL]
-            minute = layout.minute_of(row)
+            if value:
+                some.append((row, value))
+            elif when < limit:
+                empty[when][row] = [JOURNAL]
+            if len(some) == _LISTS_A_STEP:
+                yield sum(self._forget(*one) for one in some)
+                some = []
+        if some:
+            yield sum(self._forget(*one) for one in some)
+        self._link.delete(COMMIT, empty)
+
+    def _forget(self, row: bytes, value: bytes) -> int:
+        """Take what is due off a list; how many samples that were."""
+        minute = layout.minute_of(row)
+        while value:
             entries = journal.entries(minute, value)
             numbers = self._catalogue.kind_numbers([e.kind for e in entries])
-            kept = []
-            for one, number in zip(entries, numbers, strict=True):
-                begin = minute * MINUTE
-                newest = begin + MINUTE - 1 if one.tied else begin + one.offset
-                if newest >= self._before(number, begin + one.offset):
-                    kept.append(one.raw)
-            if not kept:
-                self._link.delete(COMMIT, {when: {row: [JOURNAL]}})
-            elif len(kept) < len(entries):
-                # Where somebody adds to it at this moment, the next expiry comes to it.
-                self._link.swap(COMMIT, row, JOURNAL, value, b"".join(kept))
+            gone = [e for e, number in zip(entries, numbers, strict=True) if self._is_due(e, number)]
+            if not gone:
+                return 0
+            kept = b"".join(e.raw for e in entries if e not in gone)
+            if self._link.swap(COMMIT, row, JOURNAL, value, kept):
+                rosters = self._catalogue.rosters(e.roster for e in gone)
+                return sum(len(rosters[e.roster].resources) for e in gone)
+            value = next((cells[JOURNAL][0] for _, cells in self._link.rows(COMMIT, [row], [JOURNAL])), b"")
+        return 0
+
+    def _is_due(self, one: journal.Entry, kind: int) -> bool:
+        """Whether all samples of a pack are."""
+        begin = one.minute * MINUTE
+        newest = begin + MINUTE - 1 if one.tied else begin + one.offset
+        return newest < self._before(kind, begin + one.offset)
 
     def packs(self, bucket: int, eras: Sequence[Era], latest: int) -> Iterator[int]:
-        """Remove the packs that are due; yields how many samples each step removed."""
+        """Remove the packs that are due; yields how many samples each step removed of packs that no list has forgotten."""
         keys = sorted({kind for era in eras for kind, _ in era.kinds})
         identities = sorted({self._catalogue.identities[n] for n in self._catalogue.kind_numbers(keys)})
         low = eras[0].begin // SPAN
@@ -144,14 +172,16 @@ class _Work:
                     continue
                 there = np.ones(one.head.count, bool)
                 there[one.gone or []] = False
-                removed += int((old & there).sum())
                 cells_due[when][row].append(column)
                 roster = self._catalogue.rosters([one.head.roster])[one.head.roster]
                 self.touched.update(self._catalogue.names[n] for n in np.unique(roster.resources[old]).tolist())
                 if one.head.flags & pack.TIED:
                     claims += [raw.tobytes() for raw in values.ids[old]]
-                    young = np.flatnonzero(~old & there)
-                    if len(young):
+                    end = (one.minute + 1) * MINUTE
+                    if end > before and self._drop(one):
+                        # Its list had it still: some of its minute may live on.
+                        removed += int((old & there).sum())
+                    if (~old & there).any():
                         kept += [s for f in self._scan.decoded([one]) for s in f.samples() if s.timestamp >= before]
         if kept:
             # A pack of a minute of which only some is due: the rest of it first.
@@ -163,6 +193,20 @@ class _Work:
             self._link.delete(ID, due)
         self._link.delete(SAMPLE, cells_due)
         return removed
+
+    def _drop(self, one: Packed) -> bool:
+        """Take a pack off its list. Whether it was on it."""
+        row = layout.commit_row(one.bucket, one.minute)
+        while True:
+            value = next((cells[JOURNAL][0] for _, cells in self._link.rows(COMMIT, [row], [JOURNAL])), b"")
+            kept = [
+                e.raw for e in journal.entries(one.minute, value) if (e.kind, e.token) != (one.head.kind, one.token)
+            ]
+            rest = b"".join(kept)
+            if rest == value:
+                return False
+            if self._link.swap(COMMIT, row, JOURNAL, value, rest):
+                return True
 
     def _before(self, kind: int, moment: int) -> int:
         return self._due[self._plan.number(self._catalogue.kinds[kind].name, moment)]

@@ -26,6 +26,8 @@ from sinks.hbase.ties import Ties
 I64 = npt.NDArray[np.int64]
 _LISTS: Final = 4096
 _ATTEMPTS: Final = 1000
+_AGES: Final = 8
+"""Timestamps that the cells of a write and minute may have, each a call of its own; if there are more, all get the newest."""
 
 
 @dataclass(slots=True)
@@ -149,10 +151,12 @@ class Writer:
         there: dict[Unit, list[tuple[tuple[bytes, int], bytes]]] = {}
         for unit, some in plans.items():
             bucket, minute = unit
-            newest = max(int(p.rows.values.time.max()) for p in some) // 1000
-            rows = cells.setdefault(newest, {})
+            ages = [int(p.rows.values.time.max()) // 1000 for p in some]
+            if len(set(ages)) > _AGES:
+                ages = [max(ages)] * len(some)
             counts: dict[bytes, int] = {}
-            for plan in some:
+            for plan, age in zip(some, ages, strict=True):
+                rows = cells.setdefault(age, {})
                 numbers, values = self._numbers, plan.rows.values
                 plan.roster = numbers.roster(plan.rows.resource, plan.rows.said, facts)
                 numbers.seen(plan.kind, bucket, minute * MINUTE, plan.roster, facts)

@@ -1,0 +1,300 @@
+"""What is HBase's own: column families that delete, servers that are killed, connections that time out, packs."""
+
+import os
+import random
+import signal
+import threading
+import time
+
+import happybase
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nephoscope.batch import batch_of
+from nephoscope.errors import ConfigError, StoreError, Unavailable
+from nephoscope.filters import And, Compare
+from nephoscope.lifetimes import LifetimeClass, Lifetimes
+from nephoscope.store import StatisticsQuery, Written
+from nephoscope.times import NEVER, SECOND, now
+from sinks.hbase import HBaseStore, layout, pack
+from sinks.hbase.link import Link
+from tests.servers.hbase import for_all, running
+from tests.sinks.test_store_write import by_id, polled, rows
+
+START = 1_577_880_000
+
+
+@pytest.fixture(scope="module")
+def servers(run_folder):
+    with for_all(run_folder) as addresses:
+        yield addresses
+
+
+@pytest.fixture
+def prefix():
+    return f"own{os.getpid()}_{time.time_ns()}"
+
+
+@pytest.fixture
+def url(servers, prefix):
+    return f"hbase://{servers[0]}/{prefix}?admin={servers[1]}&buckets=4"
+
+
+def cells(servers, prefix):
+    host, port = servers[0].split(":")
+    connection = happybase.Connection(host, int(port), timeout=60_000)
+    found = sum(len(c) for _, c in connection.table(f"{prefix}_sample").scan())
+    connection.close()
+    return found
+
+
+def until(holds, patience=60.0):
+    deadline = time.monotonic() + patience
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+# -- times to live
+
+
+def test_hbase_deletes_what_has_lived_for_its_time_and_a_changed_time_holds_at_once(servers, prefix, url):
+    """Seen by a scan that is not the store's: the cells are gone, without an expire. A younger one stays."""
+    classes = (LifetimeClass("short", ("cpu",), 30),)
+    store = HBaseStore(url, Lifetimes(3600, -1, classes))
+    second = now() // SECOND - START
+    store.write(rows(polled("cpu", at=second - 24), polled("mem", at=second), polled("mem", at=second - 600)))
+    store.write(rows(polled("cpu", at=second + 60), polled("mem", at=second - 4000)))
+    assert cells(servers, prefix) == 4
+
+    until(lambda: cells(servers, prefix) == 3)
+
+    assert {(s.name, s.timestamp // SECOND - START - second) for s in store.each_sample()} == {
+        ("mem", 0), ("mem", -600), ("cpu", 60)
+    }  # fmt: skip
+    again = HBaseStore(url, Lifetimes(300, -1, classes))
+    until(lambda: cells(servers, prefix) == 2)
+    assert {s.timestamp // SECOND - START - second for s in store.each_sample()} == {0, 60}
+    assert again.check() == []
+    again.close()
+    store.close()
+
+
+def test_without_thrift_2_what_cannot_be_altered_is_said(servers, prefix):
+    plain = f"hbase://{servers[0]}/{prefix}?buckets=4"
+    store = HBaseStore(plain, Lifetimes(3600))
+    assert store.check() == []
+    store.close()
+
+    other = HBaseStore(plain, Lifetimes(60))
+    problems = {str(p) for p in other.check()}
+    other.close()
+
+    assert any(f"alter '{prefix}_sample', {{NAME => 'd', TTL => 60" in p for p in problems)
+    with pytest.raises(ConfigError, match="d1"):
+        HBaseStore(plain, Lifetimes(3600, -1, (LifetimeClass("a", ("cpu",), 60),)))
+
+
+# -- where things lie
+
+
+def test_a_question_about_one_resource_and_meter_reads_its_rows_only(url, monkeypatch):
+    store = HBaseStore(url)
+    store.write(rows(*(polled(m, f"r{n}", 60 * t) for m in ("cpu", "mem") for n in range(40) for t in range(5))))
+    read = []
+    whole = Link.rows
+
+    def watching(self, table, keys, columns=None):
+        if table == layout.SAMPLE:
+            read.extend(keys)
+        return whole(self, table, keys, columns)
+
+    monkeypatch.setattr(Link, "rows", watching)
+    tree = And((
+        Compare("resource", "=", "r7"), Compare("meter", "=", "cpu"),
+        Compare("timestamp", ">=", START * SECOND), Compare("timestamp", "<", (START + 3600) * SECOND),
+    ))  # fmt: skip
+    (one,) = store.statistics(StatisticsQuery(tree))
+    store.close()
+
+    assert one.count == 5
+    assert {layout.read_sample_row(key)[:2] for key in read} == {
+        (layout.bucket_of("r7", 4), layout.identity_key('["openstack","cpu"]'))
+    }
+    assert len(read) == 1
+
+
+volumes = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**33), 2**33).map(lambda n: n / 1000)
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(st.lists(st.tuples(volumes, st.sampled_from((NEVER, 0, 2**63 - 1)), st.booleans()), min_size=1), st.booleans())
+def test_a_pack_gives_back_every_bit(some, tied):
+    n = len(some)
+    values = pack.Values(
+        np.arange(n) * tied + 1_600_000_000_000_000,
+        np.array([v for v, _, _ in some]),
+        np.array([m for _, m, _ in some]),
+        np.array([late for _, _, late in some]),
+        np.arange(16 * n).astype(np.uint8).reshape(n, 16),
+    )
+
+    cell = pack.pack(b"k" * 8, b"r" * 16, values, tied=tied)
+    head = pack.head(cell)
+    got = pack.unpack([cell, cell], head.flags, head.count, np.array([n - 1]))
+
+    assert (head.kind, head.roster, head.count) == (b"k" * 8, b"r" * 16, n)
+    assert got.volume.tobytes() == np.repeat(values.volume[-1:], 2).tobytes()
+    assert got.time.tolist() == [values.time[-1]] * 2
+    assert got.measured.tolist() == [values.measured[-1]] * 2
+    assert got.late.tolist() == [values.late[-1]] * 2
+    assert not tied or (got.ids == values.ids[-1]).all()
+
+
+def test_a_cell_that_is_no_pack_is_an_error():
+    cell = pack.pack(
+        b"k" * 8, b"r" * 16, pack.Values(*map(np.array, ([1], [1.0], [NEVER], [False], [[0] * 16]))), tied=False
+    )
+
+    with pytest.raises(StoreError):
+        pack.head(cell[:20])
+    with pytest.raises(StoreError):
+        pack.unpack([cell[:-1]], pack.head(cell).flags, 1)
+
+
+def test_a_writer_that_remembers_nothing_stores_the_same(url):
+    store = HBaseStore(url)
+    samples = [polled(f"m{n % 3}", f"r{n % 5}", 60 * (n % 4), volume=float(n)) for n in range(60)]
+    for sample in samples:
+        store._writer._lists.clear()
+        store._writer._numbers.forget()
+        store.write(rows(sample))
+
+    first = {s.id: s for s in reversed(samples)}
+    assert by_id(store.each_sample()) == by_id(first.values())
+    store.close()
+
+
+def test_a_pack_that_never_came_to_count_gives_way_to_the_one_that_did(url, monkeypatch):
+    """A writer dies between its pack and the list; another one writes other values under the same ids."""
+    store, other = HBaseStore(url), HBaseStore(url)
+    with monkeypatch.context() as patch:
+        patch.setattr(store._writer, "_count", lambda *_: (_ for _ in ()).throw(Unavailable("dead")))
+        with pytest.raises(Unavailable, match="dead"):
+            store.write(rows(polled(volume=1.0)))
+    second = polled(volume=2.0)
+
+    assert other.write(rows(second)).stored == 1
+    assert list(other.each_sample()) == [second]
+    assert other.statistics(StatisticsQuery())[0].sum == 2.0
+    store.close()
+    other.close()
+
+
+def test_a_claimed_id_whose_sample_is_missing_is_put_in_its_place(url, monkeypatch):
+    store, other = HBaseStore(url), HBaseStore(url)
+    first = polled(volume=1.0, id=b"k" * 16)
+    with monkeypatch.context() as patch:
+        patch.setattr(store._writer._ties, "put", lambda *_: (_ for _ in ()).throw(Unavailable("dead")))
+        with pytest.raises(Unavailable, match="dead"):
+            store.write(rows(first))
+    assert list(other.each_sample()) == []
+
+    assert other.write(rows(polled("mem", volume=2.0, id=b"k" * 16))).stored == 0
+    assert list(other.each_sample()) == [first]
+    store.close()
+    other.close()
+
+
+# -- faults
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "hbase://",
+        "hbase://u:secret@h/p",
+        "hbase://h:x/p",
+        "hbase://h/a b",
+        "hbase://h/p?admin=h",
+        "hbase://h/p?timeout=soon",
+        "hbase://h/p?buckets=0",
+        "hbase://h/p?transport=pigeon",
+        "hbase://h/p?compres=gz",
+    ],
+)
+def test_a_url_that_cannot_be_used_is_refused_without_its_secrets(bad):
+    with pytest.raises(ConfigError) as caught:
+        HBaseStore(bad)
+    assert "secret" not in str(caught.value)
+
+
+def test_nobody_at_the_address_is_unavailable():
+    with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1"):
+        HBaseStore("hbase://127.0.0.1:1/p")
+
+
+def test_samples_survive_every_server_being_killed_or_stopped(tmp_path):
+    """Thrift killed, the region server stopped for 20 s, the master (with the region server) killed: nothing missing, nothing double."""
+    chance = random.Random(5)
+    samples = [
+        polled(
+            f"m{m}",
+            f"r{r}",
+            60 * t,
+            volume=float(t),
+            **({"id": bytes([m, r, t % 251, t // 251]) * 4} if m == 2 else {}),
+        )
+        for t in range(400)
+        for r in range(4)
+        for m in range(3)
+    ]
+    told, away, done = [0], [0], threading.Event()
+    with running(tmp_path) as hbase:
+        store = HBaseStore(f"hbase://{hbase.address}/faults?admin={hbase.admin}&buckets=4&timeout=5")
+
+        def write():
+            for begin in range(0, len(samples), 12):
+                batch = batch_of(samples[begin : begin + 12]).rows
+                while True:
+                    try:
+                        written = store.write(batch)
+                        break
+                    except Unavailable:
+                        away[0] += 1
+                        time.sleep(0.2)
+                told[0] = begin + 12
+                assert written.received == 12
+            done.set()
+
+        writer = threading.Thread(target=write, daemon=True)
+        writer.start()
+        until(lambda: told[0] > 120)
+        hbase.thrift.kill()
+        until(lambda: away[0] > 0)
+        hbase.start_again(hbase.thrift)
+        mark = told[0]
+        until(lambda: told[0] > mark + 60 or done.is_set(), 120)
+
+        os.kill(hbase.master.pid, signal.SIGSTOP)
+        time.sleep(20)  # How long the region server is to be gone.
+        os.kill(hbase.master.pid, signal.SIGCONT)
+        hbase.wait()
+        mark = told[0]
+        until(lambda: told[0] > mark + 60 or done.is_set(), 120)
+
+        hbase.master.kill()
+        time.sleep(chance.random())
+        hbase.start_again(hbase.master)
+        until(done.is_set, 300)
+        writer.join()
+
+        assert away[0] > 1
+        assert store.write([batch_of(samples).rows]) == Written(len(samples), 0, len(samples))
+        assert by_id(store.each_sample()) == by_id(samples)
+        (one,) = store.statistics(StatisticsQuery(aggregates=("count",)))
+        assert one.count == len(samples)
+        assert store.check() == []
+        store.close()
