@@ -1,9 +1,6 @@
 """What is HBase's own: column families that delete, servers that are killed, connections that time out, packs."""
 
 import os
-import random
-import signal
-import threading
 import time
 
 import happybase
@@ -12,15 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nephoscope.batch import batch_of
 from nephoscope.errors import ConfigError, StoreError, Unavailable
 from nephoscope.filters import And, Compare
 from nephoscope.lifetimes import LifetimeClass, Lifetimes
-from nephoscope.store import StatisticsQuery, Written
+from nephoscope.store import StatisticsQuery
 from nephoscope.times import NEVER, SECOND, now
 from sinks.hbase import HBaseStore, layout, pack
 from sinks.hbase.link import Link
-from tests.servers.hbase import for_all, running
+from tests.servers.hbase import for_all
 from tests.sinks.test_store_write import by_id, polled, rows
 
 START = 1_577_880_000
@@ -234,67 +230,3 @@ def test_a_url_that_cannot_be_used_is_refused_without_its_secrets(bad):
 def test_nobody_at_the_address_is_unavailable():
     with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1"):
         HBaseStore("hbase://127.0.0.1:1/p")
-
-
-def test_samples_survive_every_server_being_killed_or_stopped(tmp_path):
-    """Thrift killed, the region server stopped for 20 s, the master (with the region server) killed: nothing missing, nothing double."""
-    chance = random.Random(5)
-    samples = [
-        polled(
-            f"m{m}",
-            f"r{r}",
-            60 * t,
-            volume=float(t),
-            **({"id": bytes([m, r, t % 251, t // 251]) * 4} if m == 2 else {}),
-        )
-        for t in range(400)
-        for r in range(4)
-        for m in range(3)
-    ]
-    told, away, done = [0], [0], threading.Event()
-    with running(tmp_path) as hbase:
-        store = HBaseStore(f"hbase://{hbase.address}/faults?admin={hbase.admin}&buckets=4&timeout=5")
-
-        def write():
-            for begin in range(0, len(samples), 12):
-                batch = batch_of(samples[begin : begin + 12]).rows
-                while True:
-                    try:
-                        written = store.write(batch)
-                        break
-                    except Unavailable:
-                        away[0] += 1
-                        time.sleep(0.2)
-                told[0] = begin + 12
-                assert written.received == 12
-            done.set()
-
-        writer = threading.Thread(target=write, daemon=True)
-        writer.start()
-        until(lambda: told[0] > 120)
-        hbase.thrift.kill()
-        until(lambda: away[0] > 0)
-        hbase.start_again(hbase.thrift)
-        mark = told[0]
-        until(lambda: told[0] > mark + 60 or done.is_set(), 120)
-
-        os.kill(hbase.master.pid, signal.SIGSTOP)
-        time.sleep(20)  # How long the region server is to be gone.
-        os.kill(hbase.master.pid, signal.SIGCONT)
-        hbase.wait()
-        mark = told[0]
-        until(lambda: told[0] > mark + 60 or done.is_set(), 120)
-
-        hbase.master.kill()
-        time.sleep(chance.random())
-        hbase.start_again(hbase.master)
-        until(done.is_set, 300)
-        writer.join()
-
-        assert away[0] > 1
-        assert store.write([batch_of(samples).rows]) == Written(len(samples), 0, len(samples))
-        assert by_id(store.each_sample()) == by_id(samples)
-        (one,) = store.statistics(StatisticsQuery(aggregates=("count",)))
-        assert one.count == len(samples)
-        assert store.check() == []
-        store.close()
