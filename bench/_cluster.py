@@ -16,17 +16,21 @@ from pathlib import Path
 import psutil
 
 from bench._cloud import Periods, instances
+from nephoscope.batch import Batch, split_by
+from nephoscope.partition import partitions_of
 from nephoscope.topics import SAMPLES, Log, Record
 
 PARTITIONS = 64
 INSTANCES = 157
-"""Of ten meters in a partition: 100,480 series, and as many samples in a period."""
+"""Of ten meters, a partition on average: 100,480 series, and as many samples in a period."""
 _PATIENCE = 120.0
 
 
 def cloud() -> Periods:
-    """100,480 series in 64 partitions."""
-    return Periods([instances(p, INSTANCES) for p in range(PARTITIONS)])
+    """100,480 series in 64 partitions: each resource in its own, as agents send them."""
+    rows = instances(0, PARTITIONS * INSTANCES)
+    parts = split_by(Batch(rows), partitions_of(rows.column("resource_id").to_pylist(), PARTITIONS))
+    return Periods([parts[p].rows for p in range(PARTITIONS)])
 
 
 def records(made: Periods, periods: range) -> Iterator[Record]:
@@ -115,11 +119,10 @@ class Flow:
 
     @property
     def processes(self) -> list[psutil.Process]:
-        """Those that work: the supervisor's children, or the one there is."""
+        """Those that work: the supervisor's children."""
         assert self.process is not None
         if len(self._all) < self.workers:
-            top = psutil.Process(self.process.pid)
-            self._all = [top] if self.workers == 1 else top.children()
+            self._all = psutil.Process(self.process.pid).children()
         return self._all
 
     def cpu(self) -> float:

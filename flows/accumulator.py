@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from flows.interning import I64
 from flows.plan import PlanStep
-from flows.rows import Rows, Strings, Watermarks, batch_of_rows, join_rows, rows_of
+from flows.rows import Rows, Strings, Watermarks, batch_of_rows, codes_of, join_rows, rows_of
 from flows.transformer import Context, Transformer, unpack
 from nephoscope.batch import EMPTY, SCHEMA, compact
 from nephoscope.times import MIN_TIME, SECOND
+
+if TYPE_CHECKING:
+    from flows.resharding import Moved
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,20 @@ def _leave(state: AccumulatorState, more: Rows, position: int, strings: Strings)
     return join_rows(parts, strings) if parts else rows_of(EMPTY, strings, np.empty(0, np.int64), np.empty(0, np.int64))
 
 
+def move(_step: PlanStep, source: AccumulatorState, target: AccumulatorState, moved: Moved) -> None:
+    """The part of the open group that is of some resources. Two groups that meet leave together."""
+    for batch, polled in zip(source.batches, source.polled, strict=True):
+        words = batch.column("resource_id").dictionary.to_pylist()
+        known = moved.source.strings.resources.numbers
+        here = np.array([w in known and bool(moved.chosen[known[w]]) for w in words], bool)
+        index = np.flatnonzero(here[codes_of(batch.column("resource_id"))])
+        if len(index):
+            target.opened = source.opened if not target.count else min(target.opened, source.opened)
+            target.batches.append(compact(batch.take(pa.array(index))))
+            target.polled.append(polled[index])
+            target.count += len(index)
+
+
 def dump(state: AccumulatorState) -> Any:
     """The state as plain data."""
     raw = b""
@@ -118,4 +135,6 @@ TRANSFORMER = Transformer(
     state=AccumulatorState,
     dump=dump,
     load=load,
+    held=lambda state: state.count,
+    move=move,
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from flows.groups import AggregatorState, Pane, dump, in_order, load, squeeze
+from flows.groups import AggregatorState, Pane, change, dump, held, in_order, load, move, squeeze
 from flows.interning import I32, I64, Columns, Repeats, as_slice, numbers_of, repeats
 from flows.plan import Options, PlanStep
 from flows.rows import F64, Rows, Watermarks, join_rows, pool_block
@@ -82,6 +82,9 @@ def aggregator(
     else:
         volume = rows.volume
     work = _Work(step, program, state, rows, volume, context)
+    for former, panes in state.retired:
+        work.publish_retired(former, panes, int(marks.positions[0]))
+    state.retired = []
     span = program.span
     if span:
         # Everything closes at multiples of the span: cut the call where the watermark passes one.
@@ -228,7 +231,7 @@ class _Work:
         columns["hi"][slot], columns["lo"][slot] = rows.hi[index], rows.lo[index]
         columns["live"][slot] = True
         columns["order"][slot] = self.state.rows + numbers_of(index)
-        if self.program.size and self.program.span:
+        if self.program.span and (self.program.size or pane.parts):
             columns["part"][slot] = [pane.parts.get(k, 0) for k in key.tolist()]
 
     def accumulate(self, columns: Columns, slot: I32, index: I64, *, repeated: bool) -> None:
@@ -301,6 +304,15 @@ class _Work:
             self.publish(pane_, slot, np.full(len(slot), position), None)
             pane_.release(columns["key"][slot])
             columns["live"][slot] = False
+
+    def publish_retired(self, former: PlanStep, panes: list[Pane], position: int) -> None:
+        """What was open when the step's parameters changed."""
+        work = _Work(former, former.program, self.state, self.rows.take(slice(0, 0)), self.volume[:0], self.context)
+        for pane in sorted(panes, key=lambda p: (p.start, p.closing)):
+            slot = in_order(pane, pane.columns["live"][: pane.count])
+            work.publish(pane, slot, np.full(len(slot), position), None)
+        self.out += work.out
+        self.causes += work.causes
 
     def publish(self, pane: Pane, slot: Any, position: I64, cause: I64 | None) -> None:
         if not len(slot):
@@ -385,5 +397,8 @@ TRANSFORMER = Transformer(
     dump=dump,
     load=load,
     used=AggregatorState.used,
+    change=change,
+    held=held,
+    move=move,
     forget=_forget,
 )

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from flows.interning import I32, I64, as_slice, numbers_of
 from flows.plan import DEFAULT_JOIN_INTERVAL, Options, PlanSink, PlanStep
 from flows.rows import F64, Rows, Watermarks, join_rows, pool_block
-from flows.sets import KEPT, TEXTS, ArithmeticState, Held, Pane, dump, load, new_pane
+from flows.sets import KEPT, TEXTS, ArithmeticState, Held, Pane, dump, held_back, load, move, new_pane
 from flows.target import Target, compile_target, unusable
 from flows.transformer import Context, Transformer
 from nephoscope import identity
@@ -553,5 +553,7 @@ TRANSFORMER = Transformer(
     dump=dump,
     load=load,
     used=ArithmeticState.used,
+    held=held_back,
+    move=move,
     forget=_forget,
 )

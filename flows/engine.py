@@ -89,7 +89,12 @@ class PartitionStage(StatefulBatchLogic[Message, Output, Snapshot]):
     """One partition's stage. `queued`: the URLs of publishers with a queue, whose samples are in the snapshot until they are acknowledged."""
 
     def __init__(
-        self, plan: Plan, state: State, monitor: Monitor | None = None, queued: frozenset[str] = frozenset()
+        self,
+        plan: Plan,
+        state: State,
+        monitor: Monitor | None = None,
+        queued: frozenset[str] = frozenset(),
+        resume: Snapshot | None = None,
     ) -> None:
         self._plan = plan
         self._state = state
@@ -97,6 +102,7 @@ class PartitionStage(StatefulBatchLogic[Message, Output, Snapshot]):
         self._told = None if monitor is None else monitor.add(state)
         # What was not acknowledged at the snapshot that the state is from goes out first.
         self._again = list(state.waiting)
+        self._resume = resume
         self._kept = False
 
     def on_batch(self, values: list[Message]) -> tuple[Iterable[Output], bool]:
@@ -105,10 +111,14 @@ class PartitionStage(StatefulBatchLogic[Message, Output, Snapshot]):
         with _first.kept():
             out = process(self._plan, self._state, values)
         out.at = values[-1].partition, values[-1].offset + 1, self._state.watermark
+        self._queue(out)
+        return [*before, out], StatefulBatchLogic.RETAIN
+
+    def _queue(self, out: Output) -> None:
+        """What goes to publishers with a queue is remembered until they have it."""
         for url in self._queued & out.published.keys():
             out.tickets += [Ticket(url, rows) for rows in out.published[url]]
         self._state.waiting = [ticket for ticket in self._state.waiting if ticket.left] + out.tickets
-        return [*before, out], StatefulBatchLogic.RETAIN
 
     def on_notify(self) -> tuple[Iterable[Output], bool]:
         """Nothing came, but the last snapshot has what waited then: hand it out, or take a new one."""
@@ -116,16 +126,23 @@ class PartitionStage(StatefulBatchLogic[Message, Output, Snapshot]):
 
     def notify_at(self) -> datetime | None:
         """When to be awake without a message."""
-        if self._again:
+        if self._again or self._state.owed is not None:
             return datetime.now(UTC)
         return datetime.now(UTC) + _LOOK_AGAIN if self._kept else None
 
     def _take_again(self) -> list[Output]:
         out, self._again = Output(tickets=self._again), []
-        return [out] if out.tickets else []
+        outputs = [out] if out.tickets else []
+        owed, self._state.owed = self._state.owed, None
+        if owed is not None:
+            self._queue(owed)
+            outputs.append(owed)
+        return outputs
 
     def snapshot(self) -> Snapshot:
         """The state as it is now; its bytes are made when the engine pickles it."""
+        if self._state.owed is not None and self._resume is not None:
+            return self._resume  # Nothing has happened since.
         began = time.perf_counter()
         self._state.waiting = [ticket for ticket in self._state.waiting if ticket.left]
         self._kept = bool(self._state.waiting)
@@ -354,7 +371,8 @@ def build(
 
     def stage(resume: Snapshot | None) -> PartitionStage:
         with _first.kept():
-            return PartitionStage(plan, State(plan) if resume is None else restore(plan, resume), monitor, queued)
+            state = State(plan) if resume is None else restore(plan, resume)
+            return PartitionStage(plan, state, monitor, queued, resume)
 
     outputs = op.stateful_batch("stage", messages, stage)
     op.output("publish", outputs, sink)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,9 @@ from flows.plan import PlanStep
 from flows.rows import Strings
 from flows.transformer import unpack
 from nephoscope import identity
+
+if TYPE_CHECKING:
+    from flows.resharding import Moved
 
 _KEYS: dict[str, tuple[Any, Any]] = {
     "name": (np.int32, 0),
@@ -161,6 +164,8 @@ class AggregatorState:
     keys: Keys = field(default_factory=Keys)
     panes: dict[tuple[int, int], Pane] = field(default_factory=dict)
     rows: int = 0
+    retired: list[tuple[PlanStep, list[Pane]]] = field(default_factory=list)
+    """What was open under other parameters, with the step as it was: goes out with the next call."""
 
     def forget(self) -> int:
         """Drop the keys that no open group has; how many."""
@@ -201,6 +206,62 @@ def squeeze(pane: Pane, live: npt.NDArray[np.bool_]) -> None:
     pane.columns["live"][len(kept) : pane.count] = False
     pane.count = len(kept)
     pane.assign(pane.columns["key"][: pane.count], np.arange(pane.count, dtype=np.int32))
+
+
+def change(former: PlanStep, step: PlanStep, state: AggregatorState) -> AggregatorState:
+    """Close what is open, as the step was when it opened it. A window that goes on under the new parameters goes on with its next part."""
+    state.retired.append((former, list(state.panes.values())))
+    old, state.panes = state.panes, {}
+    span = step.program.span
+    if span and former.program.span:
+        for (start, closing), pane in old.items():
+            parts = dict(pane.parts)
+            for key in pane.columns["key"][: pane.count][pane.columns["live"][: pane.count]].tolist():
+                parts[key] = parts.get(key, 0) + 1
+            if parts:
+                state.panes[start, closing] = Pane(start, closing, closing != start + span, parts=parts)
+    return state
+
+
+def held(state: AggregatorState) -> int:
+    """Samples in open groups."""
+    return sum(int(p.columns["count"][: p.count][p.columns["live"][: p.count]].sum()) for p in state.panes.values())
+
+
+def move(step: PlanStep, source: AggregatorState, target: AggregatorState, moved: Moved) -> None:
+    """The open groups of some resources, and which parts of open windows they have published."""
+    keys = source.keys.columns
+    target.rows = max(target.rows, source.rows)
+    for (start, closing), pane in source.panes.items():
+        columns = pane.columns
+        slot = np.flatnonzero(columns["live"][: pane.count])
+        slot = slot[moved.has(keys["resource"][columns["key"][slot]])]
+        parts = np.array([k for k in pane.parts if moved.has(keys["resource"][k])], np.int64)
+        old = np.unique(np.concatenate([columns["key"][slot], parts]))
+        if not len(old):
+            continue
+        resource = moved.numbers("resources", keys["resource"][old])
+        names = moved.numbers("names", keys["name"][old])
+        user, project = (moved.numbers("texts", keys[c][old] - 2) for c in ("user", "project"))
+        new = dict(
+            zip(
+                old.tolist(),
+                target.keys.find(step, names, resource, user, project, moved.target.strings).tolist(),
+                strict=True,
+            )
+        )
+        into = target.panes.setdefault((start, closing), Pane(start, closing, pane.late))
+        into.parts.update((new[k], pane.parts[k]) for k in parts.tolist())
+        place = np.arange(into.count, into.count + len(slot), dtype=np.int32)
+        into.columns.ensure(into.count + len(slot))
+        for name, column in columns.arrays.items():
+            pool = {"unit": "units", "user": "texts", "project": "texts", "metadata": "texts"}.get(name)
+            into.columns[name][place] = moved.numbers(pool, column[slot]) if pool else column[slot]
+        key = np.array([new[k] for k in columns["key"][slot].tolist()], np.int32)
+        into.columns["key"][place] = key
+        into.count += len(slot)
+        into.slots(key, target.keys.index.size)
+        into.assign(key, place)
 
 
 def dump(state: AggregatorState) -> Any:

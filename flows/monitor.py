@@ -5,10 +5,12 @@ Counting costs a few additions a batch; what has to be looked up is looked up wh
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from flows.stage import Output
@@ -54,6 +56,7 @@ class Monitor:
         ready_lag: seconds of lag from which on the flow is not ready.
         alone: whether this process does all the work. In a cluster a partition may be read in one process and published in
             another; then what is on its way between them counts as published.
+        refused: the file that is there while a changed pipeline is wrong, and says why.
 
     """
 
@@ -65,6 +68,7 @@ class Monitor:
         lateness: int = 0,
         ready_lag: float = float("inf"),
         alone: bool = True,
+        refused: Path | None = None,
     ) -> None:
         self.counts = Counts("flow", ("step",))
         self._health = health
@@ -80,7 +84,9 @@ class Monitor:
         self._queues: dict[str, Callable[[], Mapping[str, Any]]] = {}
         self._looking = threading.Lock()
         self._lag, self._looked = Lag(), float("-inf")
+        self._refused = refused
         health.look("log", self._log_part)
+        health.look("pipeline", self._pipeline_part)
         health.refresh(self.refresh)
 
     # What the engine says.
@@ -161,6 +167,7 @@ class Monitor:
         gauge("state_bytes", sum(list(self._sizes.values())), "Bytes of the last snapshot, of all partitions here.")
         queued = sum(report()["queued"] for report in list(self._queues.values()))
         Counts("publisher", ("publisher",)).gauge("queued", queued, "Samples that wait for publishers with a queue.")
+        gauge("pipeline_refused", float(bool(self._refusal())), "1: the pipeline was changed, but is wrong.")
         gauge("partitions_read", len(self._offsets), "Partitions of the log that are read here.")
         if self._make_log is not None and not self._offsets:
             return  # Nothing is read yet: how far behind that is, nobody knows.
@@ -186,6 +193,25 @@ class Monitor:
         behind = {p: ends[p] - offset for p, offset in offsets.items() if ends[p] > offset}
         ages = [(now - moments[p]) / SECOND for p in behind if p in moments]
         return Lag(sum(behind.values()), max(behind.values(), default=0), max([0.0, *ages]))
+
+    def _refusal(self) -> Mapping[str, Any]:
+        """Since when a changed pipeline is wrong, and why; empty: it is not."""
+        try:
+            found: dict[str, Any] = json.loads(self._refused.read_bytes()) if self._refused else {}
+        except (OSError, ValueError):
+            return {}
+        return found
+
+    def _pipeline_part(self) -> tuple[bool, Mapping[str, Any]]:
+        """The flow works all the same, so it is ready."""
+        refused = self._refusal()
+        if not refused:
+            return True, {}
+        problems = "; ".join(refused["problems"])
+        return True, {
+            "refused_since": times.format_time(refused["since"]),
+            "detail": f"changed, but wrong, so that the old one goes on: {problems}",
+        }
 
     def _log_part(self) -> tuple[bool, Mapping[str, Any]]:
         try:

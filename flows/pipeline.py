@@ -24,7 +24,7 @@ from flows import engine, events
 from flows.monitor import Monitor
 from flows.outlet import PARTS, Outlets, Stopped
 from flows.plan import Options, Plan, compile_plan
-from flows.recovery import beginning, explained, hold
+from flows.recovery import beginning, explained, hold, see_whole
 from nephoscope import documents, publishers, registry
 from nephoscope.errors import Unavailable
 from nephoscope.health import Health, serve
@@ -45,6 +45,7 @@ def flow(config: str | None = None) -> Dataflow:
     given = _command_line(sys.argv[1:] if ours else [], os.environ)
     place = given.process_id or 0
     if given.recovery_directory:
+        see_whole(Path(given.recovery_directory), settings.partitions)
         hold(Path(given.recovery_directory), given.addresses or _alone(), place)
     stop_on_signals()
     health = Health("flow", *PARTS)
@@ -55,10 +56,14 @@ def flow(config: str | None = None) -> Dataflow:
     return dataflow(settings, monitor, _share(given), folder)
 
 
-def run(settings: Settings, process_id: int | None = None, addresses: Sequence[str] | None = None) -> None:
-    """Run the flow in this process, with recovery, until SIGINT or SIGTERM. `addresses`: of all processes of a cluster."""
+def run(settings: Settings, process_id: int | None = None, addresses: Sequence[str] | None = None) -> bool:
+    """Run the flow in this process, with recovery, until SIGINT or SIGTERM. `addresses`: of all processes of a cluster.
+
+    Whether it stopped at a snapshot: it does not where a sink is away, and goes on from the one before.
+    """
     stop_on_signals()
     folder = settings.recovery_dir
+    see_whole(folder, settings.partitions)
     hold(folder, ";".join(addresses or ()) or _alone(), process_id or 0, lambda: engine.recovery(folder))
     health = Health("flow", *PARTS)
     monitor = monitor_of(settings, health, alone=not addresses)
@@ -76,8 +81,10 @@ def run(settings: Settings, process_id: int | None = None, addresses: Sequence[s
             )
         except Stopped as error:
             _log.warning("%s; it goes on from the last snapshot", error)
+            return False
         finally:
             _open.close()
+    return True
 
 
 def log_of(settings: Settings) -> Log:
@@ -94,6 +101,7 @@ def monitor_of(settings: Settings, health: Health, *, alone: bool = True) -> Mon
         lateness=round(settings.lateness * SECOND),
         ready_lag=settings.metrics.ready_lag,
         alone=alone,
+        refused=settings.state_dir / "pipeline" / "refused.json",
     )
 
 
@@ -104,7 +112,7 @@ def dataflow(
     folder: Path | None = None,
 ) -> Dataflow:
     """The dataflow that the settings describe; `share`: the part of it that is this process's; `folder`: the recovery store."""
-    plan = plan_of(settings)
+    plan = try_out(settings)
     monitor = monitor or monitor_of(settings, Health("flow", *PARTS))
 
     def make_log() -> Log:
@@ -114,8 +122,6 @@ def dataflow(
     begin = partial(beginning, folder) if folder else None
     in_place = [url for url in named if publishers.is_positioned(url)]
     others = [url for url in named if url not in in_place]
-    for url in others:
-        _try_out(url, settings)
     return engine.build(
         plan,
         engine.LogSource(make_log, SAMPLES, monitor, share),
@@ -126,10 +132,17 @@ def dataflow(
     )
 
 
-def _try_out(url: str, settings: Settings) -> None:
-    """ConfigError or MissingExtra for a publisher that could never be opened: its secrets are not there, its client is not installed."""
-    with suppress(Unavailable):
-        publishers.open_publisher(url, settings.telemetry_secret.get_secret_value()).close()
+def try_out(settings: Settings) -> Plan:
+    """The plan of the pipeline that the settings name, if it can run here.
+
+    ConfigError or MissingExtra where it cannot: it is wrong, or a publisher's secrets are not there, or its client is not installed.
+    """
+    plan = plan_of(settings)
+    for url in sorted({u for sink in plan.sinks for u in sink.publishers}):
+        if resolve_publisher(url) != STORE and not publishers.is_positioned(url):
+            with suppress(Unavailable):
+                publishers.open_publisher(url, settings.telemetry_secret.get_secret_value()).close()
+    return plan
 
 
 def plan_of(settings: Settings) -> Plan:

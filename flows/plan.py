@@ -48,6 +48,8 @@ class PlanStep:
     kind: str
     program: Any
     transformer: Transformer = field(repr=False, compare=False)
+    parameters: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What the program was compiled from; in each snapshot, so that a change is seen."""
 
     @property
     def key(self) -> str:
@@ -113,7 +115,9 @@ def compile_plan(pipeline: Pipeline, options: Options | None = None) -> Plan:
         for position, step in enumerate(sink.steps):
             kind = transformer(step.name)
             program = kind.compile(step.parameters, options, draft)
-            own.append(PlanStep(len(steps) + len(own) + 1, sink.name, position, step.name, program, kind))
+            own.append(
+                PlanStep(len(steps) + len(own) + 1, sink.name, position, step.name, program, kind, step.parameters)
+            )
         steps += own
         sinks.append(PlanSink(draft.index, sink.name, sources, tuple(own), draft.publishers))
     plan = Plan(tuple(sinks), tuple(steps), options, pipeline.polling_from_pipeline, _fingerprint(pipeline, options))

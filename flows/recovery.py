@@ -59,6 +59,30 @@ def hold(folder: Path, execution: str, process_id: int, make: Callable[[], objec
         time.sleep(_LOOK)
 
 
+def mark_of(folder: Path) -> Path:
+    """The file that is there while the partition count of a recovery store grows."""
+    return folder.with_name(f"{folder.name}.growing")
+
+
+def grown_to(folder: Path, partitions: int) -> None:
+    """Note how many partitions a store was made for."""
+    (folder / "partitions").write_text(str(partitions))
+
+
+def see_whole(folder: Path, partitions: int) -> None:
+    """NephoscopeError where a store is about to get more partitions, or has been made for another number of them."""
+    if mark_of(folder).exists():
+        raise NephoscopeError(
+            f"{folder}: its partition count is being changed; if that was interrupted, repeat `nephoscope repartition`"
+        )
+    with suppress(FileNotFoundError):
+        found = int((folder / "partitions").read_text())
+        if found != partitions:
+            raise NephoscopeError(
+                f"{folder} has {found} partitions, the settings say {partitions}: write `partitions: {found}`"
+            )
+
+
 def see_room(folder: Path) -> None:
     """Unavailable unless the folder takes a megabyte."""
     probe = folder / f"probe-{os.getpid()}"
@@ -183,4 +207,4 @@ def _write(file: IO[str], text: str) -> None:
     file.flush()
 
 
-__all__ = ["beginning", "explained", "hold", "see_room"]
+__all__ = ["beginning", "explained", "grown_to", "hold", "mark_of", "see_room", "see_whole"]

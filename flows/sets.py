@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,9 @@ import numpy.typing as npt
 from flows.interning import Columns, SeriesIndex
 from flows.plan import PlanStep
 from flows.transformer import unpack
+
+if TYPE_CHECKING:
+    from flows.resharding import Moved
 
 KEPT = ("user", "project", "metadata", "unit", "kind", "source", "time", "hi", "lo")
 POOLS = {
@@ -105,6 +108,49 @@ class ArithmeticState:
             yield "texts", kept[:, :3].reshape(-1)
             yield "units", kept[:, 3]
             yield "sources", kept[:, 5]
+
+
+def held_back(state: ArithmeticState) -> int:
+    """Samples in sets that are not complete."""
+    waiting = 0
+    for pane in state.panes.values():
+        have = pane.columns["have"][: pane.count][~pane.columns["done"][: pane.count]]
+        waiting += int(np.bitwise_count(have).sum())
+    return waiting
+
+
+def move(step: PlanStep, source: ArithmeticState, target: ArithmeticState, moved: Moved) -> None:
+    """The sets of some resources, the published ones of open panes too, and what `hold` remembers of them."""
+    for period, pane in source.panes.items():
+        slot = np.flatnonzero(moved.has(pane.columns["resource"][: pane.count]))
+        if not len(slot):
+            continue
+        program = step.program
+        into = target.panes.get(period)
+        if into is None:
+            into = new_pane(period, pane.end, pane.expiry, len(program.meters), program.attributed)
+            target.panes[period] = into
+        into.expiry = max(into.expiry, pane.expiry)
+        resource = moved.numbers("resources", pane.columns["resource"][slot])
+        to = into.index.find(resource.astype(np.int64))
+        into.columns.ensure(into.count)
+        for name, column in pane.columns.arrays.items():
+            into.columns[name][to] = column[slot]
+        into.columns["resource"][to] = resource
+        if pane.kept.capacity:
+            into.kept.ensure(into.columns.capacity)
+            for name, column in pane.kept.arrays.items():
+                pool = POOLS.get(name.rstrip("0123456789"))
+                into.kept[name][to] = moved.numbers(pool, column[slot]) if pool else column[slot]
+    for (resource, meter), rows in source.held.items():
+        if moved.has(resource):
+            target.held[moved.number("resources", resource), meter] = [_held(h, moved) for h in rows]
+
+
+def _held(row: Held, moved: Moved) -> Held:
+    pools = [POOLS.get(name) for name in KEPT]
+    kept = tuple(moved.number(p, n) if p else n for p, n in zip(pools, row.kept, strict=True))
+    return Held(row.time, row.volume, row.late, kept)
 
 
 def dump(state: ArithmeticState) -> Any:

@@ -2,13 +2,17 @@
 
 `take` copies the columns that change in place and refers to what does not; the bytes are made when somebody pickles the snapshot, which
 an engine may do later, in its own time. `restore` accepts the snapshot of another plan: the state of the steps that are still there
-(same sink, position and transformer; for arithmetic, also the same meters) is kept.
+(same sink, position and transformer; for arithmetic, also the same meters) is kept. What a step whose parameters changed has open is closed first
+where it could not be gone on with (Transformer.change); what a step that is gone has open is dropped and counted.
 """
 
 from __future__ import annotations
 
+import json
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -17,13 +21,17 @@ import pyarrow as pa
 
 from flows.interning import Interner
 from flows.one_to_one import MAX_STEPS, STEP_BITS, SeriesState
-from flows.plan import Plan
+from flows.plan import Plan, PlanSink, PlanStep
+from flows.stage import settle
 from flows.state import State
 from flows.tickets import Ticket
 from flows.transformer import unpack
+from flows.transformers import transformer as find
+from nephoscope import registry
 from nephoscope.batch import Batch, compact, decode, encode
 from nephoscope.errors import NephoscopeError
 
+_log = logging.getLogger(__name__)
 VERSION = 1
 _POOLS = ("names", "units", "sources", "origins", "resources", "texts")
 _CODEC = "lz4"
@@ -99,7 +107,7 @@ def take(plan: Plan, state: State, tell: Callable[[int, float], None] | None = N
         keys, slots, size = kept.index.dump()
         series[kind] = [keys, slots, size, kept.columns.dump(size)]
     steps = [
-        [step.key, step.transformer.dump(state.steps[step.number])]
+        [step.key, step.transformer.dump(state.steps[step.number]), step.parameters]
         for step in plan.steps
         if step.transformer.dump is not None
     ]
@@ -142,12 +150,47 @@ def restore(plan: Plan, snapshot: Snapshot) -> State:
         if kept is not None:
             _load_series(kept, unpack(keys), unpack(slots), size, columns, None if same else numbers)
     state.periods.gaps = {slot: [(a, b) for a, b in gaps] for slot, gaps in parts["gaps"]}
-    for key, packed in parts["steps"]:
+    gone: dict[tuple[str, str], int] = {}
+    for key, packed, *of in parts["steps"]:
         step = known.get(key)
-        if step is not None and step.transformer.load is not None:
-            state.steps[step.number] = step.transformer.load(step, packed)
+        before = of[0] if of else None
+        if step is None:
+            gone |= _lost(plan, key, packed, before)
+        elif step.transformer.load is not None:
+            loaded = step.transformer.load(step, packed)
+            if before is not None and before != step.parameters and step.transformer.change is not None:
+                loaded = step.transformer.change(_former(plan, step, before), step, loaded)
+            state.steps[step.number] = loaded
     state.waiting = [Ticket(url, decode(raw).rows) for url, raw in parts.get("waiting", ())]
+    if not same:
+        state.owed = settle(plan, state)
+        state.owed.counts.update(gone)
     return state
+
+
+def _former(plan: Plan, step: PlanStep, parameters: Mapping[str, Any]) -> PlanStep:
+    """A step as it was before its parameters changed."""
+    program = step.transformer.compile(parameters, plan.options, plan.sink_of[step.number])
+    return replace(step, program=program, parameters=parameters)
+
+
+def _lost(plan: Plan, key: str, packed: Any, parameters: Mapping[str, Any] | None) -> dict[tuple[str, str], int]:
+    """What goes with a step that the pipeline has no more, as counts."""
+    sink, position, kind, *_ = json.loads(key)
+    if parameters is None or kind not in registry.names(registry.TRANSFORMER):
+        return {}
+    transformer = find(kind)
+    if transformer.held is None or transformer.load is None:
+        return {}
+    draft = PlanSink(0, sink, (), (), ())
+    step = PlanStep(0, sink, position, kind, transformer.compile(parameters, plan.options, draft), transformer)
+    held = transformer.held(transformer.load(step, packed))
+    where = f"{sink}[{position}]:{kind}"
+    if held:
+        _log.warning(
+            "%s is not in the pipeline any more: %d samples that it had not handed on are dropped", where, held
+        )
+    return {(where, "step_gone"): held} if held else {}
 
 
 def _load_series(kept: SeriesState, keys: Any, slots: Any, size: int, columns: dict[str, Any], numbers: Any) -> None:

@@ -80,7 +80,7 @@ class Arrival:
 
 def process(plan: Plan, state: State, messages: Sequence[Message], *, exact: bool = False) -> Output:
     """Feed messages of one partition, in the order of the log. `exact`: also say which sink published what."""
-    out = Output()
+    out, state.owed = state.owed or Output(), None
     arrivals = []
     for message in messages:
         try:
@@ -128,6 +128,14 @@ def finish(plan: Plan, state: State, *, exact: bool = False) -> Output:
     ending = Watermarks(np.array([-1, 0]), np.array([state.watermark, MAX_TIME]))
     with np.errstate(all="ignore"):
         _sinks(plan, state, None, _empty(state), ending, out, exact=exact)
+    return out
+
+
+def settle(plan: Plan, state: State) -> Output:
+    """What a state that came from another plan has to publish before anything else happens: no message, no moment passes."""
+    out = Output()
+    with np.errstate(all="ignore"):
+        _sinks(plan, state, None, _empty(state), Watermarks.constant(state.watermark), out, exact=False)
     return out
 
 
@@ -388,4 +396,4 @@ def _json_of(batch: pa.RecordBatch, row: int) -> bytes:
     return to_json(values)
 
 
-__all__ = ["Arrival", "Dead", "Output", "feed", "finish", "process"]
+__all__ = ["Arrival", "Dead", "Output", "feed", "finish", "process", "settle"]

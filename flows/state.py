@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,9 @@ from flows.rows import Strings, Watermarks
 from flows.tickets import Ticket
 from nephoscope.times import MIN_TIME
 
+if TYPE_CHECKING:
+    from flows.stage import Output
+
 
 class State:
     """One partition's state: plain data and numpy columns; no locks, no clocks, no engine."""
@@ -24,6 +27,7 @@ class State:
         "forgotten",
         "ids",
         "layouts",
+        "owed",
         "periods",
         "plan_steps",
         "series",
@@ -56,6 +60,8 @@ class State:
         self.caches: dict[Any, Any] = {}
         self.waiting: list[Ticket] = []
         """What publishers with a queue have not acknowledged yet."""
+        self.owed: Output | None = None
+        """What a change of the pipeline has closed: to go out before anything else."""
 
     def full(self) -> bool:
         """Whether no further meter can be numbered."""

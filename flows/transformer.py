@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from flows.plan import Options, PlanSink, PlanStep
 from flows.rows import Rows, Strings, Watermarks
+
+if TYPE_CHECKING:
+    from flows.resharding import Moved
 
 
 @dataclass(slots=True)
@@ -53,6 +56,9 @@ class Transformer:
     state: makes an empty state; None: the step has none.
     dump, load: a state as plain data and numpy arrays (copies of what changes in place), and back.
     used: (pool, numbers) of the partition's strings that a state refers to: they must not be dealt anew.
+    change: takes over a state from a step with other parameters: (that step, this one, the state that load gave); without, it is as it was.
+    held: samples that a state holds and has not handed on: what is lost where the step is taken out of the pipeline.
+    move: what a state holds of some resources, into the state of another partition (flows.resharding): (step, from, to, which resources).
     forget: drops from a state what can have no effect any more at this watermark.
     shared: columns of the predecessors that all steps of the kind keep together (flows.one_to_one), with `function` over them.
     spec: the parameters, for the loader; the built-in ones stand in nephoscope.pipeline_specs.
@@ -65,6 +71,9 @@ class Transformer:
     dump: Callable[[Any], Any] | None = None
     load: Callable[[PlanStep, Any], Any] | None = None
     used: Callable[[Any], Iterator[tuple[str, npt.NDArray[Any]]]] = _no_strings
+    change: Callable[[PlanStep, PlanStep, Any], Any] | None = None
+    held: Callable[[Any], int] | None = None
+    move: Callable[[PlanStep, Any, Any, Moved], None] | None = None
     forget: Callable[[PlanStep, Any, int, int], None] = _keep_all
     shared: Mapping[str, tuple[Any, Any]] | None = None
     function: Any = None

@@ -19,12 +19,13 @@ told to, or by hand. Without a path, `?topic=` names it as in Ceilometer.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any, ClassVar, Final, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
+import xxhash
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from nephoscope.batch import MAX_MESSAGE
@@ -50,6 +51,10 @@ _ANY: Final = -1
 _LOOK, _LOOK_AGAIN = 10.0, 300.0
 """Seconds for a question about the topic's partitions, and after which it is asked again."""
 _QUEUE_KBYTES = 65_536
+_KNOWN = 1024
+"""Dictionaries whose partitions are remembered."""
+_TOGETHER = 4_000
+"""Samples that follow each other on a partition and become one message of Arrow."""
 _GRACE = 5.0
 _TOO_LARGE = {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_RECORD, KafkaError.RECORD_LIST_TOO_LARGE}
 """Where it is the message that is wrong. All else may be put right at the brokers."""
@@ -93,7 +98,7 @@ class _Messages(NamedTuple):
     keys: list[bytes | None]
     partitions: list[int]
     headers: list[_Headers]
-    rows: pa.RecordBatch
+    rows: pa.RecordBatch | pa.Table
     whole: bool = False
 
     def since(self, place: int) -> _Messages:
@@ -103,9 +108,9 @@ class _Messages(NamedTuple):
             self.values[place:], self.keys[place:], self.partitions[place:], self.headers[place:], rows, self.whole
         )
 
-    def samples(self, place: int) -> pa.RecordBatch:
+    def samples(self, place: int) -> list[pa.RecordBatch]:
         """The samples in a message."""
-        return self.rows if self.whole else self.rows.slice(place, 1)
+        return self.rows.to_batches() if self.whole else [self.rows.slice(place, 1)]
 
 
 def target_of(url: str, *, resolve: bool = True) -> Target:
@@ -163,6 +168,7 @@ class KafkaPublisher:
         self._waiting: list[_Messages] = []
         self._refused: list[pa.RecordBatch] = []
         self._why = ""
+        self._known: dict[tuple[int, int, bytes], Any] = {}
         self._partitions, self._counted = 0, float("-inf")
         self._producer: Producer | None = None
         self._said = ""
@@ -186,8 +192,10 @@ class KafkaPublisher:
     def publish(self, rows: Rows) -> None:
         """Make messages of the rows; flush sends them."""
         made: list[_Messages] = []
-        for batch in batches(rows):
-            made += self._of_many(batch) if self._target.format == ARROW else [self._of_each(batch)]
+        if self._target.format == ARROW:
+            made += self._of_many(batches(rows))
+        else:
+            made += [self._of_each(batch) for batch in batches(rows)]
         self._waiting += made
 
     def flush(self) -> None:
@@ -203,7 +211,7 @@ class KafkaPublisher:
                 # From here on all of it goes out again, so that the order is kept.
                 self._waiting = [self._waiting[number].since(place), *self._waiting[number + 1 :]]
                 raise Unavailable(f"{self._name}: {error.str()}{self._hint()}")
-            self._refused.append(self._waiting[number].samples(place))
+            self._refused += self._waiting[number].samples(place)
             self._why = error.str()
         self._waiting = []
         if self._refused:
@@ -262,19 +270,59 @@ class KafkaPublisher:
         partitions = partitions_of(resources, self._count())
         return _Messages(values, [None] * len(values), [partitions[i] for i in which], headers, rows)
 
-    def _of_many(self, rows: pa.RecordBatch) -> Iterator[_Messages]:
-        resources, which = rows.column("resource_id").dictionary.to_pylist(), codes(rows, "resource_id")
+    def _of_many(self, many: Iterable[pa.RecordBatch]) -> Iterator[_Messages]:
+        """Batches that follow each other on a partition are one message: they mostly have the same words, which are in it once."""
+        group: list[pa.RecordBatch] = []
+        before: tuple[bytes | None, int] = None, _ANY
+        for rows in many:
+            for place, some in self._parts(rows):
+                if group and (place != before or sum(g.num_rows for g in group) + some.num_rows > _TOGETHER):
+                    yield from self._message(group, *before)
+                    group = []
+                group.append(_lean(some))
+                before = place
+        if group:
+            yield from self._message(group, *before)
+
+    def _parts(self, rows: pa.RecordBatch) -> Iterator[tuple[tuple[bytes | None, int], pa.RecordBatch]]:
+        """((key, partition), the rows that go there)."""
+        words, which = rows.column("resource_id").dictionary, codes(rows, "resource_id")
         if self._target.key == PARTITION:
-            which = np.array(partitions_of(resources, self._count()), np.int32)[which]
+            which = self._places(words)[which]
         groups, starts = np.unique(which[order := np.argsort(which, kind="stable")], return_index=True)
         if len(groups) > 1:
             rows = rows.take(pa.array(order))
         for group, start, end in zip(groups.tolist(), starts.tolist(), [*starts[1:].tolist(), len(which)], strict=True):
-            some = rows.slice(start, end - start)
-            key, partition = (None, group) if self._target.key == PARTITION else (resources[group].encode(), _ANY)
-            for part, value in _streams(some):
-                headers: _Headers = [("rows", str(part.num_rows).encode()), self._type]
-                yield _Messages([value], [key], [partition], [headers], part, whole=True)
+            place = (None, group) if self._target.key == PARTITION else (words[group].as_py().encode(), _ANY)
+            yield place, rows.slice(start, end - start)
+
+    def _message(self, group: list[pa.RecordBatch], key: bytes | None, partition: int) -> Iterator[_Messages]:
+        """The batches as one Arrow IPC stream, or as several where it would be larger than every broker takes."""
+        value = _stream(group)
+        rows = sum(g.num_rows for g in group)
+        if len(value) <= MAX_MESSAGE or rows == 1:
+            headers: _Headers = [("rows", str(rows).encode()), self._type]
+            yield _Messages([value], [key], [partition], [headers], pa.Table.from_batches(group), whole=True)
+            return
+        half = group[0].num_rows // 2
+        pieces = (
+            [[g] for g in group]
+            if len(group) > 1
+            else [[_lean(group[0].slice(*part))] for part in ((0, half), (half,))]
+        )
+        for piece in pieces:
+            yield from self._message(piece, key, partition)
+
+    def _places(self, words: pa.Array) -> Any:
+        """The partition of each word of a dictionary: known for those that came before, as they do with each period."""
+        count = self._count()
+        key = count, words.offset, _place_key(words)
+        found = self._known.get(key)
+        if found is None:
+            if len(self._known) >= _KNOWN:
+                self._known.pop(next(iter(self._known)))
+            found = self._known[key] = np.array(partitions_of(words.to_pylist(), count), np.int32)
+        return found
 
     def _count(self) -> int:
         """The topic's partition count."""
@@ -347,16 +395,24 @@ def _own_words(column: Any) -> Any:
     return pa.DictionaryArray.from_arrays(pa.array(codes_.astype(np.int32)), dictionary)
 
 
-def _streams(rows: pa.RecordBatch) -> Iterator[tuple[pa.RecordBatch, bytes]]:
-    """(rows, their Arrow IPC stream), halved until each is below the size that every broker takes."""
-    rows = pa.RecordBatch.from_arrays([_own_words(column) for column in rows.columns], schema=rows.schema)
+def _lean(rows: pa.RecordBatch) -> pa.RecordBatch:
+    """The rows with dictionaries that are no longer than the rows."""
+    return pa.RecordBatch.from_arrays([_own_words(column) for column in rows.columns], schema=rows.schema)
+
+
+def _place_key(words: pa.Array) -> bytes:
+    """What tells a dictionary's content from all others."""
+    hasher = xxhash.xxh3_128(len(words).to_bytes(8, "little"))
+    for buffer in words.buffers():
+        hasher.update(buffer or b"")
+    return hasher.digest()
+
+
+def _stream(group: list[pa.RecordBatch]) -> bytes:
+    """Batches as one Arrow IPC stream. A dictionary that is the same as the last one is not repeated."""
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, rows.schema) as writer:
-        writer.write_batch(rows)
-    value = sink.getvalue().to_pybytes()
-    if len(value) <= MAX_MESSAGE or rows.num_rows == 1:
-        yield rows, value
-        return
-    half = rows.num_rows // 2
-    yield from _streams(rows.slice(0, half))
-    yield from _streams(rows.slice(half))
+    with pa.ipc.new_stream(sink, group[0].schema) as writer:
+        for rows in group:
+            writer.write_batch(rows)
+    value: bytes = sink.getvalue().to_pybytes()
+    return value

@@ -15,7 +15,7 @@ JOINERS = ("nephoscope/registry.py", "nephoscope/cli/", "nephoscope/api/")
 """Where rooms are joined. The registry does so through entry points, so it needs no import either."""
 
 KEEPERS = {
-    "bytewax": ("flows/engine.py", "flows/pipeline.py"),
+    "bytewax": ("flows/engine.py", "flows/engine_store.py", "flows/pipeline.py"),
     "confluent_kafka": (
         "nephoscope/topics/kafka.py",
         "nephoscope/topics/kafka_reader.py",

@@ -19,6 +19,7 @@ from nephoscope.cli import (
     flow,
     graph,
     notifications,
+    repartition,
     run,
     samples,
     tap,
@@ -35,7 +36,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for part in (run, flow, agent, agents, notifications, check, cases, graph, asyncapi, tap, samples, dead_letters, who):
+PARTS = (
+    run,
+    flow,
+    agent,
+    agents,
+    notifications,
+    check,
+    cases,
+    graph,
+    asyncapi,
+    repartition,
+    tap,
+    samples,
+    dead_letters,
+    who,
+)
+for part in PARTS:
     part.register(app)
 
 

@@ -14,8 +14,10 @@ import typer
 
 from nephoscope.cli.options import Config, Set, arguments_of, settings_of
 from nephoscope.cli.output import complain
-from nephoscope.cli.supervisor import EX_FINAL, Child, Supervisor
+from nephoscope.cli.reload import Reload
+from nephoscope.cli.supervisor import EX_FINAL, EX_UNSAVED, Child, Supervisor
 from nephoscope.errors import ConfigError, NephoscopeError, Unavailable
+from nephoscope.settings import Settings
 
 
 def register(app: typer.Typer) -> None:
@@ -34,6 +36,8 @@ def flow(
 ) -> None:
     """Run the pipeline over the topic, from where it was, until SIGINT or SIGTERM.
 
+    A pipeline.yaml that changes meanwhile is checked and taken up; one that is wrong is told of, and the old one goes on.
+
     A process that ends otherwise is started again, and all of them with it, from the last snapshot. Each is what
     `python -m bytewax.run flows.pipeline:flow` is, with recovery and workers as the settings say.
 
@@ -41,22 +45,26 @@ def flow(
     """
     settings = settings_of(config, overrides, flow_workers=workers)
     if process_id is None:
-        _supervise(settings.flow_workers, config, overrides)
+        _supervise(settings, config, overrides)
         return
     from flows.pipeline import run
 
     try:
-        run(settings, process_id, addresses.split(";") if addresses else None)
+        saved = run(settings, process_id, addresses.split(";") if addresses else None)
     except (ConfigError, Unavailable):
         raise
     except NephoscopeError as error:
         complain(str(error))
         raise typer.Exit(EX_FINAL) from None
+    if not saved:
+        raise typer.Exit(EX_UNSAVED)
 
 
-def _supervise(size: int, config: Path | None, overrides: list[str] | None) -> None:
+def _supervise(settings: Settings, config: Path | None, overrides: list[str] | None) -> None:
     """Run the flow in processes of this host, as one unit: where one ends, all are started again from the last snapshot."""
-    base = [sys.executable, "-m", "nephoscope.cli", "flow", *arguments_of(config, overrides)]
+    size = settings.flow_workers
+    reload = Reload(settings, complain)
+    base = [sys.executable, "-m", "nephoscope.cli", "flow", *arguments_of(config, overrides), *reload.arguments]
     children = [Child(f"worker {i}", ()) for i in range(size)]
 
     def name_addresses() -> None:
@@ -75,6 +83,7 @@ def _supervise(size: int, config: Path | None, overrides: list[str] | None) -> N
     try:
         while status is None and not stop.wait(0.1):
             status = supervisor.watch()
+            reload.look(supervisor, children)
     finally:
         supervisor.stop(together=True)
     if status:

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Annotated, Any
@@ -17,6 +17,7 @@ import typer
 from nephoscope.cli.options import Config, Set, arguments_of, settings_of
 from nephoscope.cli.output import complain, is_terminal
 from nephoscope.cli.parts import load_polling_and_pipeline, open_log, open_store, prepare_state
+from nephoscope.cli.reload import Reload
 from nephoscope.cli.supervisor import Child, Supervisor
 from nephoscope.errors import NephoscopeError, Unavailable
 from nephoscope.settings import Settings
@@ -62,8 +63,10 @@ def run(
             arguments = arguments_of(config, overrides)
             show = _Quiet() if quiet else _Live(settings) if is_terminal() else _Lines()
             # Several processes need a supervisor of their own; one is watched from here.
-            alone = ["--process-id", "0"] if settings.flow_workers == 1 else []
-            children = [_child("agent", arguments), _child("flow", [*arguments, *alone])]
+            reload = Reload(settings, show.say) if settings.flow_workers == 1 else None
+            alone = ["--process-id", "0", *reload.arguments] if reload else []
+            flow = _child("flow", [*arguments, *alone])
+            children = [_child("agent", arguments), flow]
             if settings.notifications.urls or settings.push.udp or settings.push.tcp:
                 children.insert(1, _child("notifications", arguments))
             supervisor = Supervisor(children, show.say)
@@ -71,7 +74,8 @@ def run(
             complain(_greeting(settings))
             supervisor.start()
             try:
-                status = _watch(supervisor, store, show, stop, until)
+                look = (lambda: reload.look(supervisor, [flow])) if reload else (lambda: None)
+                status = _watch(supervisor, look, store, show, stop, until)
             finally:
                 supervisor.stop()
     complain("nephoscope: stopped; the next start goes on from here")
@@ -90,7 +94,9 @@ def _greeting(settings: Settings) -> str:
     )
 
 
-def _watch(supervisor: Supervisor, store: Any, show: _Quiet, stop: Stop, until: float | None) -> int:
+def _watch(
+    supervisor: Supervisor, reload: Callable[[], None], store: Any, show: _Quiet, stop: Stop, until: float | None
+) -> int:
     from nephoscope.cli.view import View
 
     view = View(store, now())
@@ -100,6 +106,7 @@ def _watch(supervisor: Supervisor, store: Any, show: _Quiet, stop: Stop, until: 
             status = supervisor.watch()
             if status is not None:
                 return status
+            reload()
             if time.monotonic() >= next_look:
                 with suppress(Unavailable):
                     show.look(view)

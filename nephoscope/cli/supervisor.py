@@ -24,6 +24,8 @@ _PARENT = "_NEPHOSCOPE_PARENT"
 """Tells a child its supervisor's process number."""
 EX_FINAL = 70
 """A child's exit status: what went wrong will go wrong again."""
+EX_UNSAVED = 75
+"""A child's exit status: it stopped as it was asked to, but not at a snapshot."""
 
 Say = Callable[[str], None]
 
@@ -119,6 +121,23 @@ class Supervisor:
         self.say(f"{cause.name} ended ({_outcome(cause.process.returncode)}); starting {what} again in {pause:g} s")
         for child in some:
             child.failures, child.process, child.again_at = failures, None, now + pause
+
+    def pause(self, some: Sequence[Child]) -> bool:
+        """Ask these to stop, all at once. Whether each ended as one that was asked to: what it had to keep is kept."""
+        for child in some:
+            child.ask()
+        for child in some:
+            if child.process is not None:
+                self._wait(child)
+        ended = [c.process.returncode if c.process is not None else 1 for c in some]
+        return not any(ended)
+
+    def resume(self, some: Sequence[Child]) -> None:
+        """Start these again at once, and count nothing against them."""
+        if self.renew is not None:
+            self.renew()
+        for child in some:
+            self._spawn(child)
 
     def stop(self, *, together: bool = False) -> None:
         """Ask the children to stop, each when the one before has ended, or all at once; kill what does not."""

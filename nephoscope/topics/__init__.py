@@ -48,7 +48,8 @@ class Consumer(Protocol):
 class Log(Protocol):
     """A set of topics. Guarantee: what `append` returned for is on disk (or acknowledged by all brokers), once.
 
-    The registry's group `nephoscope.log` has a function for each scheme of `log.url`: it takes the settings and returns the log.
+    The registry's group `nephoscope.log` has a function for each scheme of `log.url`: it takes the settings (and `also`, a second
+    partition count that is right, while the log grows) and returns the log.
     """
 
     def partitions(self, topic: str) -> int:
@@ -61,6 +62,10 @@ class Log(Protocol):
 
     def consumer(self, topic: str, offsets: Mapping[int, int]) -> Consumer:
         """A consumer that starts at the given offset of each partition (the next to read)."""
+        ...
+
+    def grow(self, partitions: int) -> None:
+        """Give every topic so many partitions. May be called again after it failed. Only for a log that nobody uses meanwhile."""
         ...
 
     def begin(self, topic: str) -> list[int]:

@@ -32,9 +32,9 @@ _CHUNK_MESSAGES = 2048
 _CHUNK_BYTES = 32 << 20
 
 
-def open_log(settings: Settings) -> EmbeddedLog:
-    """The log that the settings describe."""
-    return EmbeddedLog(settings.log_path, settings.partitions)
+def open_log(settings: Settings, also: int = 0) -> EmbeddedLog:
+    """The log that the settings describe. `also`: another partition count that is right, while it grows."""
+    return EmbeddedLog(settings.log_path, settings.partitions, also=also)
 
 
 class EmbeddedLog:
@@ -44,11 +44,14 @@ class EmbeddedLog:
         path: the file; it and its folder are made where they do not exist.
         partitions: of each topic. TopicError where the file has another count.
         create: whether to make the file; without, TopicError where there is none.
+        also: another partition count that is right.
         wait: seconds that a writer waits for another before it is Unavailable.
 
     """
 
-    def __init__(self, path: Path, partitions: int = PARTITIONS, *, create: bool = True, wait: float = 5.0) -> None:
+    def __init__(
+        self, path: Path, partitions: int = PARTITIONS, *, create: bool = True, also: int = 0, wait: float = 5.0
+    ) -> None:
         self.path = Path(path)
         self._wait = wait
         self._lock = threading.Lock()
@@ -70,7 +73,7 @@ class EmbeddedLog:
                 self._connection.close()
                 raise
         for name, (_, count) in self._topics.items():
-            if count != partitions:
+            if count not in (partitions, also):
                 self._connection.close()
                 raise TopicError(f"{self.path}: topic {name} has {count} partitions, not {partitions}")
 
@@ -144,6 +147,21 @@ class EmbeddedLog:
             return self._topics[topic]
         except KeyError:
             raise TopicError(f"there is no topic {topic!r}: {nearest(topic, self._topics)}") from None
+
+    def grow(self, partitions: int) -> None:
+        """Give every topic so many partitions, all at once; the new ones are empty. What is there stays where it is."""
+        with self._lock, translated(self.path), self._writing():
+            db = self._connection
+            for number, count in db.execute("SELECT id, partitions FROM topic").fetchall():
+                if count > partitions:
+                    raise TopicError(f"{self.path}: a topic has {count} partitions already, more than {partitions}")
+                more = blob([0] * (partitions - count))
+                db.execute(
+                    "UPDATE topic SET partitions = ?, begins = CAST(begins || ? AS BLOB), ends = CAST(ends || ? AS BLOB) WHERE id = ?",
+                    (partitions, more, more, number),
+                )
+                db.execute("UPDATE place SET ends = CAST(ends || ? AS BLOB) WHERE topic = ?", (more, number))
+        self._topics = {name: (number, partitions) for name, (number, _) in self._topics.items()}
 
     def partitions(self, topic: str) -> int:
         """The topic's partition count. TopicError if there is no such topic."""

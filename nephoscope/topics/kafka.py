@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicCollection, TopicPartition
 from confluent_kafka import Message as Delivered
-from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
+from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic, OffsetSpec
 
 from nephoscope.errors import ConfigError, NephoscopeError, Problem, TopicError, Unavailable, nearest
 from nephoscope.metrics import Counts
@@ -68,8 +68,8 @@ class Options:
     timeout: float = 30.0
 
 
-def open_log(settings: Settings) -> KafkaLog:
-    """The log that the settings describe."""
+def open_log(settings: Settings, also: int = 0) -> KafkaLog:
+    """The log that the settings describe. `also`: another partition count that is right, while it grows."""
     kafka = settings.log.kafka
     options = Options(
         client_options(kafka),
@@ -80,7 +80,7 @@ def open_log(settings: Settings) -> KafkaLog:
         kafka.prefetch_bytes,
         kafka.timeout,
     )
-    return KafkaLog(servers_of(settings.log.url), settings.partitions, options)
+    return KafkaLog(servers_of(settings.log.url), settings.partitions, options, also)
 
 
 def servers_of(url: str) -> str:
@@ -113,10 +113,12 @@ def client_options(kafka: KafkaSettings) -> dict[str, str]:
 class KafkaLog:
     """The topics of one Kafka cluster. Safe for several threads and processes; not to be used across a fork."""
 
-    def __init__(self, servers: str, partitions: int = PARTITIONS, options: Options | None = None) -> None:
+    def __init__(
+        self, servers: str, partitions: int = PARTITIONS, options: Options | None = None, also: int = 0
+    ) -> None:
         self.servers = servers
         self._options = options or Options()
-        self._count = partitions
+        self._count, self._also = partitions, also
         self._said = ""
         self._sending = threading.Lock()
         self._producer: Producer | None = None
@@ -182,10 +184,25 @@ class KafkaLog:
                 time.sleep(0.05)
                 counts = self._counts()
         for topic, count in counts.items():
-            if count != self._count:
+            if count not in (self._count, self._also):
                 raise TopicError(
                     f"Kafka at {self.servers}: topic {self._options.prefix}{topic} has {count} partitions, not {self._count}"
                 )
+
+    def grow(self, partitions: int) -> None:
+        """Give every topic so many partitions; those that have them are left alone. What is there stays where it is."""
+        counts = self._counts()
+        wanted = [NewPartitions(self._options.prefix + t, partitions) for t, n in counts.items() if n < partitions]
+        if wanted:
+            made = self._asked(self._admin.create_partitions(wanted, request_timeout=self._options.timeout))
+            for result in made.values():
+                self._good(result)
+        deadline = time.monotonic() + self._options.timeout
+        while any(n < partitions for n in self._counts().values()):
+            if time.monotonic() > deadline:
+                raise Unavailable(f"Kafka at {self.servers}: the partitions were made, but do not appear")
+            time.sleep(0.05)
+        self._count = partitions
 
     def _topic_options(self) -> dict[str, str]:
         given = self._options
