@@ -45,21 +45,33 @@ def run(
             "--kafka", metavar="HOST:PORT[,…]", help="Through Kafka instead of the embedded log.", show_default=False
         ),
     ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            "--store",
+            metavar="URL",
+            help="Into this store instead of SQLite in state_dir; a password as ${env:NAME}.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Poll this host, run the pipeline over its samples, store the result and show it. Listens, too, where the settings say to what.
 
-    Ctrl-C or SIGTERM stops it; the next start goes on where it was. `--kafka` stands for --set log.url=kafka://…
+    Ctrl-C or SIGTERM stops it; the next start goes on where it was. `--kafka` stands for --set log.url=kafka://…, `--store`
+    for --set database.connection=….
 
     Example: nephoscope run --set state_dir=/tmp/demo
     """
     if kafka:
         overrides = [*(overrides or ()), f"log.url=kafka://{kafka}"]
+    if store:
+        overrides = [*(overrides or ()), f"database.connection={store}"]
     settings = settings_of(config, overrides)
     with _alone(settings), _stop_requested() as stop:
         # Made here, so that the children find them and cannot race for it.
         with open_log(settings):
             pass
-        with open_store(settings) as store:
+        with open_store(settings) as opened:
             arguments = arguments_of(config, overrides)
             show = _Quiet() if quiet else _Live(settings) if is_terminal() else _Lines()
             # Several processes need a supervisor of their own; one is watched from here.
