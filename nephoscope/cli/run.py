@@ -87,7 +87,7 @@ def run(
             supervisor.start()
             try:
                 look = (lambda: reload.look(supervisor, [flow])) if reload else (lambda: None)
-                status = _watch(supervisor, look, store, show, stop, until)
+                status = _watch(supervisor, look, opened, show, stop, until)
             finally:
                 supervisor.stop()
     complain("nephoscope: stopped; the next start goes on from here")
