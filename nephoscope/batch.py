@@ -25,7 +25,7 @@ Compression is the producer's business.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -137,23 +137,23 @@ def batch_of(samples: Iterable[Sample], header: Header = PUSHED) -> Batch:
     """The batch of these samples, in their order."""
     items = samples if isinstance(samples, list) else list(samples)
 
-    def words(get: Callable[[Sample], str]) -> pa.DictionaryArray:
-        return pa.array([get(s) for s in items], pa.utf8()).dictionary_encode()
+    def words(texts: list[str]) -> pa.DictionaryArray:
+        return pa.array(texts, pa.utf8()).dictionary_encode()
 
     columns: list[Any] = [
-        words(lambda s: s.name),
-        words(lambda s: s.type),
-        words(lambda s: s.unit),
+        words([s.name for s in items]),
+        words([s.type for s in items]),
+        words([s.unit for s in items]),
         pa.array([s.volume for s in items], pa.float64()),
-        words(lambda s: s.user_id),
-        words(lambda s: s.project_id),
-        words(lambda s: s.resource_id),
+        words([s.user_id for s in items]),
+        words([s.project_id for s in items]),
+        words([s.resource_id for s in items]),
         pa.array([s.timestamp for s in items], pa.int64()).cast(_TIME),
         pa.array([s.measured_at for s in items], pa.int64()).cast(_TIME),
-        words(lambda s: s.metadata),
-        words(lambda s: s.source),
+        words([s.metadata for s in items]),
+        words([s.source for s in items]),
         pa.array([s.id for s in items], pa.binary(16)),
-        words(lambda s: s.origin),
+        words([s.origin for s in items]),
         pa.array([s.late for s in items], pa.bool_()),
     ]
     return Batch(pa.RecordBatch.from_arrays(columns, schema=SCHEMA), header)

@@ -14,11 +14,11 @@ from typing import Any
 
 import msgspec
 
-from nephoscope.batch import PUSHED, Header, batch_of, encode_split, mark
+from nephoscope.batch import PUSHED, Header, encode_split, mark
 from nephoscope.dead_letters import KEPT, DeadLetter, bury
 from nephoscope.errors import SampleError
+from nephoscope.grouping import grouped
 from nephoscope.metrics import Counts
-from nephoscope.partition import partition
 from nephoscope.sample import Sample, sample_from_dict, sample_from_json, sample_to_dict, to_json
 from nephoscope.topics import SAMPLES, Log, Record
 
@@ -79,11 +79,9 @@ def push(
 
 def records_of(samples: Iterable[Sample], header: Header, partitions: int) -> Iterator[Record]:
     """The messages of samples: batches, each of one partition and below the brokers' limit."""
-    groups: dict[int, list[Sample]] = {}
-    for sample in samples:
-        groups.setdefault(partition(sample.resource_id, partitions), []).append(sample)
-    for number, group in groups.items():
-        for message in encode_split(batch_of(group, header)):
+    items = samples if isinstance(samples, list) else list(samples)
+    for number, batch in grouped(items, header, partitions):
+        for message in encode_split(batch):
             yield Record(number, message)
 
 

@@ -15,7 +15,7 @@ TOO_LATE = 7_258_118_400 * SECOND
 """2200-01-01: no sample's timestamp lies at or after it."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
+_EPOCH_UTC = _EPOCH.replace(tzinfo=None)
 
 
 def now() -> int:
@@ -29,9 +29,8 @@ def parse_time(text: str) -> int:
     Raises ValueError for anything else.
     """
     moment = datetime.fromisoformat(text.strip())
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return (moment - _EPOCH) // _MICROSECOND
+    since = moment - (_EPOCH_UTC if moment.tzinfo is None else _EPOCH)
+    return (since.days * 86_400 + since.seconds) * SECOND + since.microseconds
 
 
 def format_time(micros: int) -> str:

@@ -14,6 +14,7 @@ import socket
 import threading
 import time
 from collections import deque
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,15 @@ import msgspec
 from nephoscope.dead_letters import DeadLetter, bury
 from nephoscope.errors import SampleError, Unavailable
 from nephoscope.known_meters import KnownMeters
+from nephoscope.metering import sample_of
 from nephoscope.metrics import Counts
 from nephoscope.push import MAX_SAMPLE_BYTES, push
 from nephoscope.sample import Sample, sample_from_dict, verify
 from nephoscope.topics import Log
+from sources.datagrams import Datagrams
 
 _log = logging.getLogger(__name__)
 _decode = msgspec.msgpack.Decoder().decode
-_DATAGRAM = 65_536
 _BLOCK = 4096
 """Messages that are put on the topic together, at most."""
 _WINDOW = 0.05
@@ -94,6 +96,15 @@ class Inbox:
         self._messages.append(message)
         return True
 
+    def put_many(self, messages: list[bytes]) -> int:
+        """Take messages; how many there was room for. The rest is counted."""
+        room = self._pending - len(self._messages)
+        if room < len(messages):
+            self.counts.dropped(len(messages) - max(room, 0), "overflow")
+            messages = messages[: max(room, 0)]
+        self._messages.extend(messages)
+        return len(messages)
+
     def put_or_wait(self, message: bytes, timeout: float) -> bool:
         """Take a message, waiting for room; False: there was none within `timeout` seconds."""
         self._room.clear()
@@ -117,7 +128,7 @@ class Inbox:
                     self._stop.wait(_WINDOW)
                 count = min(len(self._messages), _BLOCK)
                 if count:
-                    self._deliver([self._messages[i] for i in range(count)])
+                    self._deliver(list(islice(self._messages, count)))
                     for _ in range(count):
                         self._messages.popleft()
                     self._room.set()
@@ -162,6 +173,11 @@ class Inbox:
         samples: list[Sample] = []
         letters: list[DeadLetter] = []
         for message in messages:
+            # Signatures are of all that a message says, so they want all of it.
+            plain = None if self._secret else sample_of(message)
+            if plain is not None:
+                samples.append(plain)
+                continue
             try:
                 found = _decode(message)
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError) as error:
@@ -191,7 +207,7 @@ class UdpReceiver:
         self._socket = socket.socket(family, socket.SOCK_DGRAM)
         _enlarge(self._socket)
         self._socket.bind(address)
-        self._socket.settimeout(0.2)
+        self._datagrams = Datagrams(self._socket, 0.2)
         self.address: tuple[str, int] = self._socket.getsockname()[:2]
         self._inbox = inbox
         self._stop = threading.Event()
@@ -205,22 +221,22 @@ class UdpReceiver:
         self._socket.close()
 
     def _run(self) -> None:
-        receive, put = self._socket.recv, self._inbox.put
+        receive, put_many = self._datagrams.receive, self._inbox.put_many
         look = time.monotonic() + _LOOK
         lost = 0
         while True:
-            for _ in range(1000):
-                try:
-                    put(receive(_DATAGRAM))
-                except TimeoutError:
-                    if self._stop.is_set():
-                        return
-                    break
-                except OSError as error:
-                    self._inbox.counts.failed("udp")
-                    _log.warning("receiving at %s:%s failed: %s", *self.address, error)
-                    if self._stop.wait(0.2):
-                        return
+            try:
+                messages = receive()
+            except OSError as error:
+                self._inbox.counts.failed("udp")
+                _log.warning("receiving at %s:%s failed: %s", *self.address, error)
+                if self._stop.wait(0.2):
+                    return
+                continue
+            if messages:
+                put_many(messages)
+            elif self._stop.is_set():
+                return
             if time.monotonic() >= look:
                 look = time.monotonic() + _LOOK
                 lost, before = _dropped_by_kernel(self._socket), lost

@@ -16,6 +16,7 @@ from nephoscope.metrics import Counts
 from nephoscope.sample import sample_from_dict, sample_to_ceilometer
 from nephoscope.topics import SAMPLES
 from nephoscope.topics.embedded import EmbeddedLog
+from sources.datagrams import Datagrams
 from sources.udp_tcp import Inbox, TcpReceiver, UdpReceiver
 
 PLACE = ("127.0.0.1", 0)
@@ -162,3 +163,64 @@ def wait_for(condition, seconds=20):
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def test_good_and_bad_in_one_call_each_keep_their_place(log):
+    good = [message(i) for i in range(40)]
+    bodies = [packed(item) for item in good]
+    # Cut short, too long, empty, of the own form, several in one, and of the kinds that the quick way does not know.
+    bodies[5:5] = [bodies[0][:-7], bodies[0] + b"\x01", b"", packed(message(1, counter_volume="nan"))]
+    bodies[20:20] = [packed([message(100), message(101)]), packed(message(102, counter_volume="7"))]
+    inbox = Inbox(log, Counts("test_mixed"))
+    assert inbox.put_many(bodies) == len(bodies)
+    assert inbox.close(30)
+    assert sorted(s.volume for s in samples_of(log)) == sorted([*map(float, range(40)), 100.0, 101.0, 7.0])
+    assert sorted(letter.reason for letter in letters(log)) == ["msgpack", "msgpack", "msgpack", "volume"]
+
+
+def test_what_does_not_fit_of_many_is_counted(log):
+    away = Away(log)
+    inbox = Inbox(away, Counts("test_many"), pending=3)
+    assert inbox.put_many([packed(message(i)) for i in range(5)]) == 3
+    assert inbox.put_many([packed(message(9))]) == 0
+    away.back.set()
+    assert inbox.close(30)
+    assert inbox.counts.values()["dropped.overflow"] == 3
+
+
+@pytest.mark.parametrize("many", [True, False])
+@pytest.mark.parametrize("place", [PLACE, ("::1", 0)])
+def test_datagrams_come_whole_and_in_order(many, place):
+    family = socket.AF_INET6 if ":" in place[0] else socket.AF_INET
+    # More than one call takes, empty ones, and the longest that there is.
+    sent = [bytes([i % 251]) * (i % 97) for i in range(1200)] + [b"x" * 65_507, b"y"]
+    with socket.socket(family, socket.SOCK_DGRAM) as server, socket.socket(family, socket.SOCK_DGRAM) as client:
+        try:
+            server.bind(place)
+        except OSError as error:
+            pytest.skip(f"no IPv6 here: {error}")
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
+        datagrams = Datagrams(server, 0.05, many=many)
+        assert datagrams.receive() == []
+        got = []
+        for number, body in enumerate(sent):
+            client.sendto(body, server.getsockname())
+            # No more than what the smallest of buffers holds.
+            if number + 1 - len(got) >= 100:
+                got += datagrams.receive()
+        while len(got) < len(sent) and (more := datagrams.receive()):
+            got += more
+    assert got == sent
+
+
+def test_a_receiver_hears_ipv6(log):
+    inbox = Inbox(log, Counts("test_udp6"))
+    try:
+        receiver = UdpReceiver(("::1", 0), inbox)
+    except OSError as error:
+        pytest.skip(f"no IPv6 here: {error}")
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as client:
+        client.sendto(packed(message(4)), receiver.address)
+    receiver.close()
+    assert inbox.close(30)
+    assert [s.volume for s in samples_of(log)] == [4.0]
