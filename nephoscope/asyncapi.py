@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from nephoscope.batch import SCHEMA, Header
 from nephoscope.dead_letters import Written
+from nephoscope.event_messages import EventMessage
 from nephoscope.forms import STRUCTS
 from nephoscope.publishers import Channel
 from nephoscope.settings import Settings
@@ -47,7 +48,7 @@ def document(settings: Settings, channels: Iterable[tuple[str, Channel]] = ()) -
         "components": {"messages": _messages(), "schemas": _schemas()},
     }
     _own(out, settings)
-    used = {"batch", "deadLetter"}
+    used = {"batch", "events", "deadLetter"}
     for sink, channel in channels:
         used.add(_add(out, sink, channel))
     messages = out["components"]["messages"]
@@ -72,22 +73,21 @@ def _own(out: dict[str, Any], settings: Settings) -> None:
             "protocol": "sqlite",
             "description": "The embedded log: a file that only Nephoscope reads.",
         }
-    topics: tuple[tuple[str, str, str, str], ...] = (
+    topics = (
         ("samples", SAMPLES, "batch", "Batches of samples; the partition is a hash of the resource."),
-        ("events", EVENTS, "", "For events. Nothing writes to it yet."),
+        ("events", EVENTS, "events", "Events; the partition is a hash of the message_id."),
         ("deadLetters", DEAD_LETTERS, "deadLetter", "What could not be read, decoded or stored, with the reason."),
     )
     for name, topic, message, text in topics:
         channel: dict[str, Any] = {"address": prefix + topic, "description": text}
-        if message:
-            channel["messages"] = {message: {"$ref": f"#/components/messages/{message}"}}
+        channel["messages"] = {message: {"$ref": f"#/components/messages/{message}"}}
         channel["servers"] = [{"$ref": f"#/servers/{s}"} for s in servers]
         if scheme == "kafka":
             channel["bindings"] = {
                 "kafka": {"topic": prefix + topic, "partitions": settings.partitions, "bindingVersion": _BINDING}
             }
         out["channels"][name] = channel
-        for action in ("send", "receive") if message else ():
+        for action in ("send", "receive"):
             out["operations"][f"{action}{name[0].upper()}{name[1:]}"] = {
                 "action": action,
                 "channel": {"$ref": f"#/channels/{name}"},
@@ -152,6 +152,12 @@ def _messages() -> dict[str, Any]:
                 "x-arrow-schema": _columns(),
             },
         },
+        "events": {
+            "title": "Events",
+            "summary": "Events of one partition. Times are microseconds UTC; raw is the notification as JSON text, where it is kept.",
+            "contentType": "application/json",
+            "payload": {"$ref": f"#/components/schemas/{EventMessage.__name__}"},
+        },
         "deadLetter": {
             "title": "DeadLetter",
             "summary": "What could not be used.",
@@ -192,7 +198,7 @@ def _columns() -> list[dict[str, str]]:
 
 
 def _schemas() -> dict[str, Any]:
-    kinds = (Header, Written, *STRUCTS.values())
+    kinds = (Header, Written, EventMessage, *STRUCTS.values())
     _, found = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
     # Defaults that are tuples become what JSON knows.
     out: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(dict(sorted(found.items()))))

@@ -32,9 +32,9 @@ from sources.datagrams import Datagrams
 
 _log = logging.getLogger(__name__)
 _decode = msgspec.msgpack.Decoder().decode
-_BLOCK = 4096
+_BLOCK = 16_384
 """Messages that are put on the topic together, at most."""
-_WINDOW = 0.05
+_WINDOW = 0.2
 """Seconds that a message waits for others."""
 _LOOK = 5.0
 """Seconds between looks at what the kernel dropped."""

@@ -16,6 +16,7 @@ from nephoscope.cli import (
     cases,
     check,
     dead_letters,
+    events,
     flow,
     graph,
     notifications,
@@ -49,6 +50,7 @@ PARTS = (
     repartition,
     tap,
     samples,
+    events,
     dead_letters,
     who,
 )

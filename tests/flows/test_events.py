@@ -12,6 +12,7 @@ from contextlib import closing
 import pytest
 
 from flows.events import EventFlow
+from nephoscope import publishers
 from nephoscope.dead_letters import letters
 from nephoscope.errors import ConfigError, Unavailable
 from nephoscope.event import Event, EventQuery, Trait
@@ -206,3 +207,15 @@ def test_killed_again_and_again_every_event_is_in_the_store_once(tmp_path):
             process.kill()
             process.wait(10)
         assert len(set(stored(path))) == len(stored(path)) == 3100
+
+
+def test_events_for_test_are_kept_under_its_name(log, tmp_path):
+    file = tmp_path / "event_pipeline.yaml"
+    file.write_text(
+        "sources: [{name: a, events: ['*'], sinks: [s]}]\nsinks: [{name: s, publishers: ['test://of-events']}]\n"
+    )
+    routes = Routes(load_event_pipeline(file, ["test"]))
+    publisher = publishers.open_publisher("test://of-events")
+    append(log, [event(i) for i in range(3)])
+    run(log, tmp_path, lambda: None, routes, until=lambda: len(publisher.events) >= 3)
+    assert sorted(e.message_id for e in publisher.events) == ["m-0", "m-1", "m-2"]
