@@ -40,7 +40,7 @@ _POLL: Final = 0.1
 def expire(
     db: Database[Document], lifetimes: Lifetimes, now: int, progress: Callable[[Expiry], None] | None = None
 ) -> Expiry:
-    """Remove what is older than it may live, save what the server removes."""
+    """Remove what is older than it may live, whether or not the server would in a while."""
     head = db["about"].find_one({"_id": "head"}) or {}
     plan = layout.plan_of(head)
     due = [lifetimes.before(plan.name(n), now) for n in range(len(plan.names) + 1)]
@@ -53,17 +53,14 @@ def expire(
             progress(done)
 
     with _lease(db) as renew:
-        jobs = [
-            (n, layout.clock(i), b, lifetimes.seconds(plan.name(i)))
-            for i, b in enumerate(due)
-            for n in ("record", "tied")
-        ]
-        for number, (name, clock, before, seconds) in enumerate(jobs):
-            if before < 0 or (seconds >= 0 and layout.lives(db, name, clock) == seconds):
+        jobs = [(n, layout.clock(i), b) for i, b in enumerate(due) for n in ("record", "tied")]
+        for number, (name, clock, before) in enumerate(jobs):
+            # Due is due: the server may take a minute to remove it.
+            if before < 0:
                 continue
             for samples, share in _remove(db, name, clock, before, renew):
                 tell(samples=done.samples + samples, share=max(done.share, (number + share) / (len(jobs) + 2)))
-        if lifetimes.events >= 0 and layout.lives(db, "event", "t") != lifetimes.events:
+        if lifetimes.events >= 0:
             for events, _ in _remove(db, "event", "t", lifetimes.events_before(now), renew):
                 tell(events=done.events + events)
         if max(due) >= 0:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from nephoscope.statistics import Tally
 from nephoscope.store import StatisticsQuery
 from nephoscope.times import SECOND
-from tests.sinks.strategies import examples, not_tiny
+from tests.sinks.strategies import EXAMPLES, not_tiny
 
 WANTED = ("count", "sum", "avg", "min", "max", "stddev", "cardinality/resource_id")
 
@@ -41,7 +41,7 @@ told = st.tuples(
 )
 
 
-@examples
+@EXAMPLES
 @given(st.lists(told, min_size=1, max_size=30), st.lists(st.integers(1, 7), min_size=1), st.sampled_from((0, 60)))
 def test_parts_and_order_do_not_show(rows, sizes, period):
     query = StatisticsQuery(period=period, groupby=["resource_id"], aggregates=WANTED)

@@ -61,7 +61,8 @@ class Kafka:
                 port=self.port, sasl=sasl, controller=free_port(), folder=folder, user=USER, password=PASSWORD
             )
         )
-        cluster = base64.urlsafe_b64encode(os.urandom(16)).decode().rstrip("=")
+        # Not with a hyphen at its beginning, which the tool would take for an option.
+        cluster = base64.urlsafe_b64encode(b"\0" + os.urandom(15)).decode().rstrip("=")
         flags = [program, *JAVA_FLAGS, "-Xmx256m", f"-Dlog4j2.configurationFile={_logging(folder)}"]
         formatted = subprocess.run(
             [*flags, "kafka.tools.StorageTool", "format", "--ignore-formatted", "-t", cluster, "-c", str(properties)],

@@ -26,7 +26,6 @@ unix_socket_directories = ''
 max_connections = 60
 shared_buffers = 64MB
 # What is tested is kill -9, not a loss of power.
-synchronous_commit = off
 fsync = off
 full_page_writes = off
 log_min_messages = warning

@@ -20,9 +20,16 @@ from tests.sinks.test_store_write import by_id, polled, rows
 DAY = 86_400
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def kind():
     return KINDS["postgresql"]
+
+
+@pytest.fixture(scope="module")
+def empty_store(kind, run_folder):
+    # One of this module: that of the suite is kept for the kinds that it goes through.
+    with kind.place(run_folder) as empty:
+        yield empty
 
 
 def patiently(work, deadline=60.0):

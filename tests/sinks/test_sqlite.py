@@ -25,9 +25,16 @@ def run(store, statement):
     connection.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def kind():
     return KINDS["sqlite"]
+
+
+@pytest.fixture(scope="module")
+def empty_store(kind, run_folder):
+    # One of this module: that of the suite is kept for the kinds that it goes through.
+    with kind.place(run_folder) as empty:
+        yield empty
 
 
 def test_the_newest_samples_are_found_without_reading_the_rest(store):
