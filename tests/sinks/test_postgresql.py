@@ -3,6 +3,7 @@
 import random
 import threading
 import time
+from contextlib import ExitStack, closing
 
 import psycopg
 import pytest
@@ -44,9 +45,9 @@ def patiently(work, deadline=60.0):
 
 
 def test_a_server_that_is_killed_while_two_write_loses_nothing_and_doubles_nothing(tmp_path):
-    with running(tmp_path) as server:
+    with running(tmp_path) as server, ExitStack() as stack:
         everything = samples()
-        stores = [SQLStore(server.url()) for _ in range(2)]
+        stores = [stack.enter_context(closing(SQLStore(server.url()))) for _ in range(2)]
         progress = [0, 0]
 
         def write(which):
