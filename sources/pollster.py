@@ -7,19 +7,25 @@ resources. A pollster knows nothing of periods, partitions or topics::
 
     THERMOMETER = Pollster("thermometer", METERS, poll, discovery="local_node")
 
-and is found by the entry point group ``nephoscope.pollster``.
+and is found by the entry point group ``nephoscope.pollster``. What needs the settings, or comes as several pollsters, is a function of the
+settings there instead, which makes a `System`::
+
+    def cloud(settings: Settings) -> System: ...
+
+Neither imports a client before it is used: a `System` is made wherever the meters are listed.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import msgspec
 
-from nephoscope.errors import NephoscopeError
+from nephoscope.errors import NephoscopeError, Problem
+from nephoscope.settings import Settings
 from nephoscope.times import NEVER
 
 
@@ -84,3 +90,30 @@ class Pollster:
     def description(self) -> str:
         """The first sentence of the callable's docstring."""
         return (inspect.getdoc(self.poll) or "").partition("\n\n")[0].replace("\n", " ")
+
+
+def _nothing() -> None:
+    """The default of System.close."""
+
+
+def _no_problems(_meters: Collection[str]) -> Iterable[Problem]:
+    """The default of System.check."""
+    return ()
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """What can be read of one system, made for some settings: its pollsters, and the discoveries that find their targets.
+
+    `check(meters)` tries what the wanted meters need (connects, authenticates) and says what is wrong: `nephoscope check`
+    asks it. `close` gives back connections and processes.
+    """
+
+    pollsters: tuple[Pollster, ...]
+    discoveries: Mapping[str, Discover] = field(default_factory=dict)
+    check: Callable[[Collection[str]], Iterable[Problem]] = _no_problems
+    close: Callable[[], None] = _nothing
+
+
+MakeSystem = Callable[[Settings], System]
+"""Makes a system. ConfigError where the settings, or files that they name, are wrong."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 
 from nephoscope import registry, times
-from nephoscope.errors import ConfigError, Problem, Unavailable, nearest
+from nephoscope.errors import Unavailable
 from nephoscope.health import Health, serve
 from nephoscope.metrics import Counts
 from nephoscope.pipeline import Polling
@@ -20,9 +20,10 @@ from nephoscope.topics import SAMPLES, Log
 from sources.agent import Agent
 from sources.coordination.keeper import Keeper
 from sources.groups import Definition, Name, definition_of, keepers_of
-from sources.pollster import Pollster
+from sources.pollster import Discover, Pollster
 from sources.progress import FileProgress
 from sources.spool import Spool
+from sources.systems import systems_of
 
 _log = logging.getLogger(__name__)
 _RETAIN_EVERY = 60.0
@@ -38,8 +39,17 @@ def run(log: Log, polling: Polling, settings: Settings, *, namespaces: Collectio
         namespaces: only pollsters of these; none: all. ConfigError where there is no such namespace.
 
     """
-    chosen = pollsters_of(namespaces)
-    discoveries = registry.load_all(registry.DISCOVERY)
+    with systems_of(settings) as systems:
+        _run(log, polling, settings, systems.of(namespaces), systems.discoveries)
+
+
+def _run(
+    log: Log,
+    polling: Polling,
+    settings: Settings,
+    chosen: dict[str, Pollster],
+    discoveries: Mapping[str, Discover],
+) -> None:
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -91,18 +101,6 @@ def _spool(log: Log, settings: Settings, name: Name) -> Spool | None:
     if spool.messages:
         _log.warning("%d messages are left in the spool: they are sent first", spool.messages)
     return spool
-
-
-def pollsters_of(namespaces: Collection[str] = ()) -> dict[str, Pollster]:
-    """The pollsters of some namespaces, or all, by name. ConfigError where there is no such namespace."""
-    pollsters: dict[str, Pollster] = registry.load_all(registry.POLLSTER)
-    known = {p.namespace for p in pollsters.values()}
-    wrong = [
-        Problem(f"no pollster is of the namespace {n!r}", hint=nearest(n, known)) for n in namespaces if n not in known
-    ]
-    if wrong:
-        raise ConfigError(wrong)
-    return {p.name: p for p in pollsters.values() if not namespaces or p.namespace in namespaces}
 
 
 @contextmanager

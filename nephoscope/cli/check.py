@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -201,12 +201,13 @@ def _fits(settings: Settings, polling: Polling) -> tuple[list[Problem], list[Pro
 def _fits_there(settings: Settings, polling: Polling) -> tuple[list[Problem], list[Problem]]:
     from sources.coordination import Unreachable
     from sources.groups import problems_of, problems_there
-    from sources.process import pollsters_of
+    from sources.systems import systems_of
 
     if problems_of(settings, polling)[0]:
         return [], []  # Said before: what is wrong in itself is not tried.
     try:
-        return problems_there(settings, polling, list(pollsters_of().values()))
+        with systems_of(settings) as systems:
+            return problems_there(settings, polling, list(systems.pollsters.values()))
     except Unreachable as error:
         raise ConfigError([Problem(str(error), field="coordination.backend_url")]) from None
 
@@ -230,15 +231,25 @@ def _environment(findings: Findings, pollings: Iterable[Polling], settings: Sett
         _collect(findings, stage, lambda: _log_opens(settings))
         wrong = _collect(findings, stage, lambda: _store_problems(settings))
         findings.problems += [(stage, p) for p in wrong or ()]
-    pollsters = [
-        _collect(findings, stage, partial(registry.load, registry.POLLSTER, n))
-        for n in registry.names(registry.POLLSTER)
-    ]
     if settings.coordination.backend_url.get_secret_value():
         for polling in pollings:
             _note(findings, stage, _collect(findings, stage, partial(_fits_there, settings, polling)))
-    for polling in pollings:
-        findings.warnings += [(stage, p) for p in _unknown_meters(polling, [p for p in pollsters if p is not None])]
+    _collect(findings, stage, partial(_polled, findings, stage, list(pollings), settings))
+
+
+def _polled(findings: Findings, stage: str, pollings: list[Polling], settings: Settings) -> None:
+    """Whether what is to be polled can be polled here."""
+    from sources.systems import systems_of
+
+    with systems_of(settings) as systems:
+        pollsters = list(systems.pollsters.values())
+        known = {meter.name for pollster in pollsters for meter in pollster.meters}
+        wanted: set[str] = set()
+        for polling in pollings:
+            findings.warnings += [(stage, p) for p in _unknown_meters(polling, known)]
+            for source in polling.sources:
+                wanted.update(filter(MeterFilter(source.meters).matches, known))
+        findings.problems += [(stage, p) for p in systems.check(wanted)]
 
 
 def _writable(folder: Path) -> bool:
@@ -263,8 +274,7 @@ def _store_problems(settings: Settings) -> list[Problem]:
         return store.check()
 
 
-def _unknown_meters(polling: Polling, pollsters: Iterable[Any]) -> Iterable[Problem]:
-    known = {meter.name for pollster in pollsters for meter in pollster.meters}
+def _unknown_meters(polling: Polling, known: Collection[str]) -> Iterable[Problem]:
     for source in polling.sources:
         wanted = [m for m in source.meters if not m.startswith("!")]
         if any(MeterFilter(source.meters).matches(name) for name in known):

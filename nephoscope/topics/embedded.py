@@ -103,7 +103,9 @@ class EmbeddedLog:
     def _make(self) -> None:
         """Turn an empty file into a log; several processes may try at once."""
         db = self._connection
-        if db.execute("SELECT count(*) FROM sqlite_master WHERE name NOT IN ('topic', 'place')").fetchone()[0]:
+        others = db.execute("SELECT count(*) FROM sqlite_master WHERE name NOT IN ('topic', 'place')").fetchone()[0]
+        # Another process may have made it since we looked; it says what the file is before it makes more tables.
+        if others and db.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION:
             raise TopicError(f"{self.path} is a database, but no log")
         db.execute(f"PRAGMA page_size = {PAGE}")
         deadline = time.monotonic() + self._wait

@@ -25,6 +25,7 @@ from sources.notifications.events import Events
 from sources.notifications.listener import Listener, Maker
 from sources.notifications.meters import Meters
 from sources.notifications.source import FeedKind, Wanted
+from sources.systems import systems_of
 from sources.udp_tcp import Inbox, TcpReceiver, UdpReceiver
 
 _log = logging.getLogger(__name__)
@@ -65,18 +66,15 @@ def definitions(
     return meters, events
 
 
-def known_meters(meters: list[MeterDefinition]) -> Mapping[str, tuple[str, str]]:
+def known_meters(meters: list[MeterDefinition], settings: Settings) -> Mapping[str, tuple[str, str]]:
     """Type and unit of every meter that is polled or made of notifications here."""
     out: dict[str, tuple[str, str]] = {}
     for definition in meters:
         if not definition.name.paths and not definition.unit.paths and not definition.type.paths:
             out[definition.text] = str(definition.type.constant), str(definition.unit.constant)
-    for name in registry.names(registry.POLLSTER):
-        try:
-            pollster = registry.load(registry.POLLSTER, name)
-        except NephoscopeError:
-            continue  # Its extra is not installed, so it polls nothing here.
-        out |= {meter.name: (meter.type, meter.unit) for meter in pollster.meters}
+    with systems_of(settings) as systems:
+        for pollster in systems.pollsters.values():
+            out |= {meter.name: (meter.type, meter.unit) for meter in pollster.meters}
     return out
 
 
@@ -208,7 +206,7 @@ def _receivers(
         log,
         counts,
         secret=settings.telemetry_secret.get_secret_value(),
-        known=KnownMeters(known_meters(meters), counts),
+        known=KnownMeters(known_meters(meters, settings), counts),
         max_sample_bytes=settings.max_sample_bytes,
     )
     stack.callback(inbox.close, _GRACE)

@@ -1,8 +1,4 @@
-"""The settings: conf/nephoscope.yaml, overridden by a file, then by NEPHOSCOPE_… variables, then by flags.
-
-Secrets stand in a file by reference only: ``${env:NAME}`` or ``${file:path}``. What every key means is said, once, in
-conf/nephoscope.yaml.
-"""
+"""Reading the settings from file, variables and flags, with every problem found and where it stands."""
 
 from __future__ import annotations
 
@@ -11,18 +7,15 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib import resources
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-import msgspec
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ValidationError
 
-from nephoscope import documents, matching
+from nephoscope import documents
 from nephoscope.errors import ConfigError, Problem, nearest
-from nephoscope.health import address_of
-from nephoscope.lifetimes import MAX_CLASSES, LifetimeClass, Lifetimes
+from nephoscope.settings.model import Settings, shipped
 from nephoscope.yaml_nodes import Node
 
 PREFIX: Final = "NEPHOSCOPE_"
@@ -52,236 +45,6 @@ _PATHS: Final = (
 _REFERENCE = re.compile(r"\$\{(env|file):([^}]*)\}")
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-
-class KafkaSettings(_Section):
-    """How the brokers are spoken to; `log.url` says where they are."""
-
-    topic_prefix: str = Field(pattern=r"^[A-Za-z0-9._-]{0,100}$")
-    replication: int = Field(ge=-1, le=32767)
-    prefetch_bytes: int = Field(ge=1 << 20, le=2 << 30)
-    timeout: float = Field(ge=1, le=900)
-    security_protocol: str
-    sasl_mechanism: str
-    sasl_username: str
-    sasl_password: SecretStr
-    ssl_ca_location: str
-    ssl_certificate_location: str
-    ssl_key_location: str
-    ssl_key_password: SecretStr
-    options: dict[str, str] = Field(repr=False)
-
-    @field_validator("options", mode="before")
-    @classmethod
-    def _options(cls, value: Any) -> Any:
-        """A variable or flag gives them as text: a=1,b=2."""
-        if isinstance(value, str):
-            value = dict(item.partition("=")[::2] for item in value.split(",") if item)
-        if isinstance(value, dict):
-            return {str(k).strip(): _as_librdkafka_writes(v) for k, v in value.items()}
-        return value
-
-
-def _as_librdkafka_writes(value: Any) -> Any:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return str(value) if isinstance(value, int | float | str) else value
-
-
-class LogSettings(_Section):
-    """The log that samples travel on."""
-
-    url: str
-    retention: float = Field(gt=0)
-    retention_bytes: int = Field(ge=0)
-    kafka: KafkaSettings
-
-
-class LifetimeClassSettings(_Section):
-    """Meters with a time to live of their own."""
-
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")
-    meters: tuple[str, ...]
-    time_to_live: int = Field(ge=-1)
-
-    @field_validator("meters", mode="before")
-    @classmethod
-    def _meters(cls, value: Any) -> Any:
-        if isinstance(value, list) and all(isinstance(v, str) for v in value):
-            for problem in matching.problems(value):
-                raise ValueError(problem)
-        return value
-
-
-class DatabaseSettings(_Section):
-    """The store of samples."""
-
-    connection: SecretStr
-    metering_time_to_live: int = Field(ge=-1)
-    event_time_to_live: int = Field(ge=-1)
-    time_to_live_classes: tuple[LifetimeClassSettings, ...] = Field(max_length=MAX_CLASSES)
-
-    @field_validator("time_to_live_classes", mode="before")
-    @classmethod
-    def _classes(cls, value: Any) -> Any:
-        """A variable or flag gives them as JSON."""
-        if isinstance(value, str):
-            try:
-                value = msgspec.json.decode(value) if value else []
-            except msgspec.DecodeError:
-                raise ValueError("must be a list, as JSON where it is a text") from None
-        return value
-
-    @field_validator("time_to_live_classes")
-    @classmethod
-    def _each_once(cls, value: tuple[LifetimeClassSettings, ...]) -> tuple[LifetimeClassSettings, ...]:
-        names = [c.name for c in value]
-        if len(set(names)) < len(names):
-            raise ValueError("two classes have one name")
-        return value
-
-    @property
-    def lifetimes(self) -> Lifetimes:
-        """How long what is kept."""
-        classes = tuple(LifetimeClass(c.name, c.meters, c.time_to_live) for c in self.time_to_live_classes)
-        return Lifetimes(self.metering_time_to_live, self.event_time_to_live, classes)
-
-
-class CoordinationSettings(_Section):
-    """How agents find each other."""
-
-    backend_url: SecretStr
-    member: str = Field(pattern=r"^$|^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
-    lease: float = Field(ge=0.5, le=600)
-    heartbeat: float = Field(gt=0, le=300)
-    check_watchers: float = Field(gt=0, le=300)
-
-
-class ComputeSettings(_Section):
-    """What concerns agents of the namespace `compute`."""
-
-    workload_partitioning: bool
-
-
-class PollingSettings(_Section):
-    """How an agent polls; what it polls is said in polling.yaml."""
-
-    partitioning_group_prefix: str = Field(pattern=r"^$|^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$")
-    concurrency: int = Field(ge=1, le=1024)
-    timeout: float = Field(gt=0, le=3600)
-    spread: float = Field(ge=0, le=1)
-    max_jitter: float = Field(ge=0)
-    silence: float = Field(ge=0)
-    spool_bytes: int = Field(ge=0)
-
-
-class MetricsSettings(_Section):
-    """How a process tells its monitoring how it stands."""
-
-    listen: str
-    ready_lag: float = Field(gt=0)
-
-    @field_validator("listen")
-    @classmethod
-    def _is_an_address(cls, listen: str) -> str:
-        address_of(listen)
-        return listen
-
-
-class NotificationsSettings(_Section):
-    """What services send, and how it becomes samples and events."""
-
-    urls: tuple[SecretStr, ...]
-    topics: tuple[str, ...]
-    priorities: tuple[str, ...]
-    exchanges: tuple[str, ...]
-    group: str = Field(min_length=1)
-    prefetch: int = Field(ge=1, le=65535)
-    create_queues: bool
-    queue_type: Literal["classic", "quorum"]
-    durable: bool
-    max_message_bytes: int = Field(ge=1024, le=1 << 30)
-    definitions: Path | None
-    event_definitions: Path | None
-    store_events: bool
-    drop_unmatched_notifications: bool
-    store_raw: tuple[str, ...]
-
-    @field_validator("urls", "topics", "priorities", "exchanges", "store_raw", mode="before")
-    @classmethod
-    def _several(cls, value: Any) -> Any:
-        """A variable or flag gives them as text: a,b."""
-        return tuple(v.strip() for v in value.split(",") if v.strip()) if isinstance(value, str) else value
-
-    @property
-    def queues(self) -> tuple[str, ...]:
-        """The queues or topics, as oslo.messaging names them."""
-        return tuple(f"{topic}.{priority}" for topic in self.topics for priority in self.priorities)
-
-
-class PushSettings(_Section):
-    """Where pushed samples are taken."""
-
-    udp: str
-    tcp: str
-
-    @field_validator("udp", "tcp")
-    @classmethod
-    def _is_an_address(cls, listen: str) -> str:
-        address_of(listen)
-        return listen
-
-
-class Settings(_Section):
-    """All settings. Times are in seconds; paths are absolute, or None where Nephoscope's own file is meant."""
-
-    state_dir: Path
-    partitions: int = Field(ge=1, le=65536)
-    pipeline_cfg_file: Path | None
-    polling_cfg_file: Path | None
-    event_pipeline_cfg_file: Path | None
-    sample_source: str = Field(min_length=1)
-    telemetry_secret: SecretStr
-    max_sample_bytes: int = Field(ge=1024)
-    log: LogSettings
-    lateness: float = Field(ge=0)
-    max_ahead: float = Field(ge=0)
-    max_future: float = Field(ge=0)
-    dedupe_horizon: float = Field(gt=0)
-    series_ttl: float = Field(gt=0)
-    flow_workers: int = Field(ge=1, le=64)
-    epoch_interval: float = Field(gt=0)
-    polling: PollingSettings
-    coordination: CoordinationSettings
-    compute: ComputeSettings
-    metrics: MetricsSettings
-    notifications: NotificationsSettings
-    push: PushSettings
-    database: DatabaseSettings
-
-    @property
-    def store_url(self) -> str:
-        """The URL of the store, passwords included: not for logs."""
-        return self.database.connection.get_secret_value() or f"sqlite:///{self.state_dir / 'samples.db'}"
-
-    @property
-    def log_path(self) -> Path:
-        """The file of the embedded log."""
-        _, _, path = self.log.url.partition("://")
-        return Path(path) if path else self.state_dir / "log.db"
-
-    @property
-    def recovery_dir(self) -> Path:
-        """Where the flow keeps its snapshots."""
-        return self.state_dir / "recovery"
-
-    def pipeline_file(self) -> Path:
-        """The pipeline to run: the user's, or the one that ships."""
-        return self.pipeline_cfg_file or shipped("pipeline.yaml")
-
-
 @dataclass(frozen=True, slots=True)
 class _Given:
     """A value as somebody gave it, and where."""
@@ -292,12 +55,6 @@ class _Given:
 
     def problem(self, field: str, message: str, hint: str = "") -> Problem:
         return Problem(message, file=self.file, line=self.line, field=field, hint=hint)
-
-
-def shipped(name: str) -> Path:
-    """A file of the conf package: a default that ships with Nephoscope."""
-    # The distribution is installed unpacked, so a resource is a file.
-    return Path(str(resources.files("conf").joinpath(name)))
 
 
 def setting_names() -> tuple[str, ...]:
