@@ -60,7 +60,7 @@ def test_a_function_of_the_settings_makes_pollsters_and_discoveries(known):
 def test_a_namespace_that_is_not_there_is_named_with_the_nearest(known):
     known(room=room)
 
-    with systems_of(load_settings()) as systems, pytest.raises(ConfigError, match="hous'.*house"):
+    with systems_of(load_settings()) as systems, pytest.raises(ConfigError, match=r"hous'.*house"):
         systems.of(["hous"])
 
 
