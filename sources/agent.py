@@ -22,6 +22,7 @@ from nephoscope import times
 from nephoscope.metrics import Counts
 from nephoscope.pipeline import Polling
 from nephoscope.push import MAX_SAMPLE_BYTES, marks
+from nephoscope.redaction import redacted
 from nephoscope.sample import DEFAULT_SOURCE
 from nephoscope.times import SECOND
 from nephoscope.topics import SAMPLES, Log
@@ -327,7 +328,10 @@ class Agent:
         # Once, until it works again: thousands of hosts may be away.
         level = logging.DEBUG if poll.target.key in self._failing else logging.WARNING
         self._failing.add(poll.target.key)
-        _log.log(level, "polling %s of %s failed: %s", poll.target.pollster.name, poll.target.resource, detail)
+        target = poll.target
+        _log.log(
+            level, "polling %s of %s failed: %s", target.pollster.name, redacted(target.resource), redacted(detail)
+        )
 
     # Messages
 

@@ -12,6 +12,7 @@ from functools import partial
 import msgspec
 
 from nephoscope.metrics import Counts
+from nephoscope.redaction import redacted
 from nephoscope.times import SECOND
 from sources.pollster import Discover
 from sources.workers import Job, Outcome
@@ -75,12 +76,13 @@ class Discoveries:
         changed = False
         if outcome.state == "timeout":
             self._counts.failed("timeout")
-            _log.warning("the discovery %s takes too long: what it found before is kept", discovery.url)
+            _log.warning("the discovery %s takes too long: what it found before is kept", redacted(discovery.url))
         else:
             discovery.running = False
         if outcome.error is not None:
             self._counts.failed("discovery")
-            _log.warning("the discovery %s failed: %s: %s", discovery.url, type(outcome.error).__name__, outcome.error)
+            said = redacted(f"{type(outcome.error).__name__}: {outcome.error}")
+            _log.warning("the discovery %s failed: %s", redacted(discovery.url), said)
         elif outcome.state == "done":
             found = [str(item) for item in outcome.items]
             changed = found != self.found.get(discovery.url)

@@ -18,6 +18,7 @@ from nephoscope.errors import ConfigError, Problem
 from nephoscope.matching import MeterFilter
 from nephoscope.metrics import Counts
 from nephoscope.pipeline import Polling
+from nephoscope.redaction import redacted
 from nephoscope.settings import Settings
 from sources.coordination import NAME, Backend, Status
 from sources.coordination.keeper import Keeper
@@ -132,16 +133,15 @@ _BEGAN = times.now()
 
 
 def definition_of(polling: Polling, pollsters: Collection[Pollster], namespace: str) -> Definition:
-    """What is polled for a namespace."""
+    """What is polled for a namespace. The digest is of what may be shown: it goes to the back end, and no secret into it."""
     of_it = sorted((p for p in pollsters if p.namespace == namespace), key=lambda p: p.name)
     filters = [MeterFilter(s.meters) for s in polling.sources]
     meters = sorted({m.name for p in of_it for m in p.meters if any(f.matches(m.name) for f in filters)})
-    said = msgspec.json.encode(
-        [
-            sorted((s.name, s.interval, s.meters, s.resources, s.discovery) for s in polling.sources),
-            [p.name for p in of_it],
-        ]
-    )
+    sources = [
+        (s.name, s.interval, s.meters, [*map(redacted, s.resources)], [*map(redacted, s.discovery)])
+        for s in polling.sources
+    ]
+    said = msgspec.json.encode([sorted(sources), [p.name for p in of_it]])
     return Definition(hashlib.blake2b(said, digest_size=8).hexdigest(), tuple(meters))
 
 
@@ -245,8 +245,8 @@ def _overlaps(
     prefix, _, kind = group.rpartition(":")
     for ours, mine in definitions.items():
         our_prefix, _, our_kind = ours.rpartition(":")
-        if "@" in kind and "@" in our_kind:
-            continue  # Each of its own host.
+        if "@" in kind or "@" in our_kind:
+            continue  # A host's agents poll what it has itself, and only they do.
         both = sorted(set(mine.meters) & {m for s in there.values() for m in s.meters})
         if not both:
             continue

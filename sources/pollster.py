@@ -13,12 +13,15 @@ settings there instead, which makes a `System`::
     def cloud(settings: Settings) -> System: ...
 
 Neither imports a client before it is used: a `System` is made wherever the meters are listed.
+
+A pollster that waits without a thread (for many hosts at once on one event loop) returns an `Answer`.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -53,6 +56,19 @@ class Reading(msgspec.Struct, frozen=True, gc=False):
     user_id: str = ""
     project_id: str = ""
     measured_at: int = NEVER
+
+
+class Answer(Iterable[Reading]):
+    """The readings of a call that goes on by itself. The agent's threads do not wait for it; whoever iterates over it does.
+
+    `future` gives an iterable of readings, which may raise after the last, as the call itself may. A call that takes too long is cancelled.
+    """
+
+    def __init__(self, future: Future[Iterable[Reading]]) -> None:
+        self.future = future
+
+    def __iter__(self) -> Iterator[Reading]:
+        yield from self.future.result()
 
 
 class PermanentError(NephoscopeError):

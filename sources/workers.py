@@ -2,6 +2,8 @@
 
 A thread cannot be killed. One whose call exceeds its time-out is left behind, another takes its place, and its result is
 thrown away when it comes at last; meanwhile nothing is started for that target. So one hung host delays nobody.
+
+A call that returns an `Answer` takes no thread while it goes on, and is cancelled after its time-out.
 """
 
 from __future__ import annotations
@@ -10,11 +12,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, overload
 
 import msgspec
 
 from nephoscope import times
+from sources.pollster import Answer
 
 Call = Callable[[], Iterable[Any]]
 
@@ -46,6 +49,8 @@ class Outcome(msgspec.Struct, eq=False):
 class Workers:
     """Up to `size` calls at once, and up to `spare` threads more in place of hung ones. Not for use by several threads.
 
+    Answers that are waited for count for neither.
+
     `wake` is called, from any thread, when an outcome has come.
     """
 
@@ -66,6 +71,7 @@ class Workers:
         self._changed = threading.Condition()
         self._threads: set[_Worker] = set()
         self._hung: set[_Worker] = set()
+        self._waiting: dict[Answer, _Waiting] = {}
         self._closed = False
 
     def submit(self, *jobs: Job) -> None:
@@ -88,17 +94,25 @@ class Workers:
     def busy(self) -> int:
         """Jobs that wait or are being done, hung ones not counted."""
         with self._changed:
-            return len(self._jobs) + sum(w.job is not None for w in self._threads)
+            waiting = sum(not w.given_up for w in self._waiting.values())
+            return len(self._jobs) + waiting + sum(w.job is not None for w in self._threads)
 
     @property
     def hung(self) -> int:
         """Calls that were given up and have not returned."""
-        return len(self._hung)
+        with self._changed:
+            return len(self._hung) + sum(w.given_up for w in self._waiting.values())
 
     def outcomes(self) -> list[Outcome]:
         """What has come since the last time, time-outs included."""
         now = time.monotonic()
+        late = []
         with self._changed:
+            for answer, waiting in self._waiting.items():
+                if not waiting.given_up and now - waiting.since >= waiting.job.timeout:
+                    waiting.given_up = True
+                    late.append(answer)
+                    self._outcomes.append(Outcome(waiting.job, "timeout", began=waiting.began, ended=self._clock()))
             for worker in list(self._threads):
                 job = worker.job
                 if job is None or now - worker.since < job.timeout:
@@ -113,14 +127,19 @@ class Workers:
                     self._start_one()
             out = list(self._outcomes)
             self._outcomes.clear()
+        for answer in late:
+            answer.future.cancel()
         return out
 
     def close(self) -> None:
-        """Start nothing any more. What runs is left to end by itself: the threads keep no process alive."""
+        """Start nothing any more. What runs is left to end by itself: the threads keep no process alive. Answers are cancelled."""
         with self._changed:
             self._closed = True
             self._jobs.clear()
+            answers = list(self._waiting)
             self._changed.notify_all()
+        for answer in answers:
+            answer.future.cancel()
 
     def _next(self, worker: _Worker) -> Job | None:
         with self._changed:
@@ -132,6 +151,30 @@ class Workers:
                 self._changed.wait()
             return None
 
+    def _wait_for(self, worker: _Worker, answer: Answer) -> None:
+        """Let the thread go: the outcome comes with the answer."""
+        with self._changed:
+            job, worker.job = worker.job, None
+            assert job is not None
+            if worker.left_behind:
+                self._hung.discard(worker)
+            self._waiting[answer] = _Waiting(job, worker.since, worker.began, given_up=worker.left_behind)
+        answer.future.add_done_callback(lambda _: self._answered(answer))
+
+    def _answered(self, answer: Answer) -> None:
+        with self._changed:
+            waiting = self._waiting[answer]
+        items, error = _drained(answer)
+        outcome = Outcome(waiting.job, "done", items, error, waiting.began, self._clock())
+        with self._changed:
+            del self._waiting[answer]
+            if waiting.given_up:
+                outcome.state = "returned"
+            first = not self._outcomes
+            self._outcomes.append(outcome)
+        if first:
+            self._wake()
+
     def _done(self, worker: _Worker, outcome: Outcome) -> None:
         with self._changed:
             worker.job = None
@@ -142,6 +185,15 @@ class Workers:
             self._outcomes.append(outcome)
         if first:
             self._wake()
+
+
+class _Waiting(msgspec.Struct, eq=False):
+    """A job whose answer is waited for. `since`: the monotonic clock, seconds."""
+
+    job: Job
+    since: float
+    began: int
+    given_up: bool
 
 
 class _Worker(threading.Thread):
@@ -156,27 +208,43 @@ class _Worker(threading.Thread):
     def run(self) -> None:
         pool = self._pool
         while (job := pool._next(self)) is not None:  # noqa: SLF001 -- the two make one thing
-            outcome = carry_out(job, pool._clock)  # noqa: SLF001
-            pool._done(self, outcome)  # noqa: SLF001
+            outcome = carry_out(job, pool._clock, wait=False)  # noqa: SLF001
+            if isinstance(outcome, Answer):
+                pool._wait_for(self, outcome)  # noqa: SLF001
+            else:
+                pool._done(self, outcome)  # noqa: SLF001
 
 
-def carry_out(job: Job, clock: Callable[[], int]) -> Outcome:
-    """Make the call, whatever it raises."""
+@overload
+def carry_out(job: Job, clock: Callable[[], int]) -> Outcome: ...
+@overload
+def carry_out(job: Job, clock: Callable[[], int], *, wait: bool) -> Outcome | Answer: ...
+def carry_out(job: Job, clock: Callable[[], int], *, wait: bool = True) -> Outcome | Answer:
+    """Make the call, whatever it raises. An Answer is waited for, or given back as it is."""
     began = clock()
     if began >= job.expires:
         return Outcome(job, "expired", began=began, ended=began)
-    items: list[Any] = []
-    error: BaseException | None = None
     try:
         given = job.call()
-        if isinstance(given, list):
-            items = given
-        else:
-            for item in given:
-                items.append(item)
     except BaseException as raised:  # noqa: BLE001 -- a pollster may be anybody's; SystemExit in a thread ends nothing else
-        error = raised
+        return Outcome(job, "done", [], raised, began, clock())
+    if isinstance(given, Answer) and not wait:
+        return given
+    items, error = _drained(given)
     return Outcome(job, "done", items, error, began, clock())
+
+
+def _drained(given: Iterable[Any]) -> tuple[list[Any], BaseException | None]:
+    """All there is, and what it raised after that."""
+    if isinstance(given, list):
+        return given, None
+    items: list[Any] = []
+    try:
+        for item in given:
+            items.append(item)  # noqa: PERF402 -- what came before an error stays
+    except BaseException as raised:  # noqa: BLE001 -- as above
+        return items, raised
+    return items, None
 
 
 class InlineWorkers:

@@ -226,6 +226,24 @@ def test_a_failing_discovery_keeps_what_was_found(make, clock, log):
     assert counted(agent)["errors.discovery"] == 2
 
 
+def test_no_log_shows_the_secret_of_a_target_or_of_a_discovery(make, clock, caplog):
+    target = "snmp://s3cret@10.0.0.1"
+
+    def call(resource, meters):
+        raise ConnectionError(f"cannot reach {resource}")
+
+    def vms(parameter):
+        raise ConnectionError(f"cannot read {parameter}")
+
+    source = PollingSource("a", 10, ("*",), (target,), ("vms://https://u:s3cret@h?token=s3cret",))
+    agent = make(call, sources=(source,), vms=vms)
+    run(agent, clock, 15)
+
+    assert "polling vm of snmp://***@10.0.0.1 failed: ConnectionError: cannot reach snmp://***@10.0.0.1" in caplog.text
+    assert "cannot read https://u:***@h?token=***" in caplog.text
+    assert "s3cret" not in caplog.text
+
+
 def test_an_unknown_discovery_stops_nobody(make, clock, log):
     sources = (PollingSource("a", 10, ("*",), ("vm7",), ("nowhere://x",)),)
     agent = make(sources=sources)

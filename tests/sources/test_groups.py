@@ -139,6 +139,15 @@ def test_a_definition_is_the_same_for_the_same_polling_only():
     assert Status.decode(one.status(slots=3).encode()).slots == 3
 
 
+def test_no_secret_of_a_polling_is_in_what_the_back_end_gets():
+    def digest(secret):
+        resources = (f"snmp://{secret}@10.0.0.1",)
+        polling = Polling((PollingSource("a", 60, ("*",), resources, (f"find://https://u:{secret}@h",)),))
+        return definition_of(polling, [pollster("p", CPU)], "central").digest
+
+    assert digest("one") == digest("two")
+
+
 def test_groups_of_one_prefix_must_poll_different_meters(settings, redis):
     prefix = f"t{__import__('uuid').uuid4().hex[:8]}"
     mine = settings(redis, polling__partitioning_group_prefix=prefix)
@@ -150,7 +159,7 @@ def test_groups_of_one_prefix_must_poll_different_meters(settings, redis):
         back_end.join(Status(definition=definition, meters=meters).encode())
         return back_end
 
-    ends = [member(f"{prefix}:ipmi", "watts")]
+    ends = [member(f"{prefix}:ipmi", "watts"), member(f"{prefix}:compute@h1", "load")]
     assert problems_there(mine, POLLING, poll) == ([], [])
     ends.append(member(f"{prefix}:network", "load"))
     (problem,), warnings = problems_there(mine, POLLING, poll)

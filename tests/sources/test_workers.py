@@ -2,10 +2,12 @@
 
 import threading
 import time
+from concurrent.futures import Future
 
 import pytest
 
 from nephoscope import times
+from sources.pollster import Answer
 from sources.workers import InlineWorkers, Job, Workers
 
 
@@ -145,3 +147,65 @@ def test_threads_end_after_closing(workers):
     for thread in threads:
         thread.join(5)
     assert not any(t.is_alive() for t in threads)
+
+
+def test_an_answer_that_is_waited_for_takes_no_thread(workers):
+    futures = [Future() for _ in range(20)]
+    pool = workers(1)
+    pool.submit(*(job(lambda f=f: Answer(f)) for f in futures), job(lambda: ["last"]))
+
+    (first,) = wait_for(pool, 1)
+    assert first.items == ["last"]
+    assert (pool.busy, pool.hung) == (20, 0)
+
+    for number, future in enumerate(futures):
+        future.set_result(iter([number]))
+    got = wait_for(pool, 20)
+    assert sorted(o.items[0] for o in got) == list(range(20))
+    assert {(o.state, o.error) for o in got} == {("done", None)}
+    assert pool.busy == 0
+
+
+@pytest.mark.parametrize("kind", [lambda: Workers(1), InlineWorkers])
+def test_an_answer_may_fail_at_once_or_after_some_readings(kind):
+    def half():
+        yield 1
+        raise ConnectionError("away")
+
+    one, two = Future(), Future()
+    one.set_result(half())
+    two.set_exception(TimeoutError("no answer"))
+    pool = kind()
+    pool.submit(job(lambda: Answer(one)))
+    first = wait_for(pool, 1)
+    pool.submit(job(lambda: Answer(two)))
+    second = wait_for(pool, 1)
+
+    assert [(o.state, o.items, type(o.error)) for o in first + second] == [
+        ("done", [1], ConnectionError),
+        ("done", [], TimeoutError),
+    ]
+    pool.close()
+
+
+def test_an_answer_that_takes_too_long_is_cancelled_and_said_to_be_back(workers):
+    future = Future()
+    pool = workers(1)
+    pool.submit(job(lambda: Answer(future), timeout=0.05))
+
+    got = wait_for(pool, 2)
+    assert [o.state for o in got] == ["timeout", "returned"]
+    assert future.cancelled()
+    assert (pool.busy, pool.hung) == (0, 0)
+
+
+def test_closing_cancels_the_answers_that_are_waited_for():
+    future = Future()
+    pool = Workers(1)
+    pool.submit(job(lambda: Answer(future)))
+    deadline = time.monotonic() + 5
+    while not pool._waiting and time.monotonic() < deadline:
+        time.sleep(0.005)
+    pool.close()
+
+    assert future.cancelled()
