@@ -41,6 +41,7 @@ _PATHS: Final = (
     "polling_cfg_file",
     "notifications.definitions",
     "notifications.event_definitions",
+    "openstack.clouds_file",
 )
 _REFERENCE = re.compile(r"\$\{(env|file):([^}]*)\}")
 

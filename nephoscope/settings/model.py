@@ -14,6 +14,7 @@ from nephoscope.settings.sections import (
     LogSettings,
     MetricsSettings,
     NotificationsSettings,
+    OpenStackSettings,
     PollingSettings,
     PushSettings,
     Section,
@@ -45,6 +46,7 @@ class Settings(Section):
     metrics: MetricsSettings
     notifications: NotificationsSettings
     push: PushSettings
+    openstack: OpenStackSettings
     database: DatabaseSettings
 
     @property

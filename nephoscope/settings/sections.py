@@ -195,3 +195,38 @@ class PushSettings(Section):
     def _is_an_address(cls, listen: str) -> str:
         address_of(listen)
         return listen
+
+
+class OpenStackSettings(Section):
+    """The cloud whose APIs are polled, and how."""
+
+    cloud: str
+    clouds_file: Path | None
+    auth_type: str
+    auth: dict[str, SecretStr]
+    cacert: str
+    regions: tuple[str, ...]
+    interface: Literal["", "public", "internal", "admin"]
+    reseller_prefix: str = Field(pattern=r"^[A-Za-z0-9_.-]*$")
+    page_size: int = Field(ge=1, le=100_000)
+    timeout: float = Field(gt=0, le=600)
+    listing_timeout: float = Field(gt=0, le=3600)
+
+    @field_validator("auth", mode="before")
+    @classmethod
+    def _auth(cls, value: Any) -> Any:
+        """A variable or flag gives it as JSON; a number in YAML is text to Keystone."""
+        if isinstance(value, str):
+            try:
+                value = msgspec.json.decode(value) if value else {}
+            except msgspec.DecodeError:
+                raise ValueError("must be a mapping, as JSON where it is a text") from None
+        if isinstance(value, dict):
+            return {str(k): str(v) if isinstance(v, int) else v for k, v in value.items()}
+        return value
+
+    @field_validator("regions", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        """A variable or flag gives them as text: a,b."""
+        return tuple(v.strip() for v in value.split(",") if v.strip()) if isinstance(value, str) else value

@@ -20,13 +20,11 @@ from sources.notifications.definitions import MANY, MeterDefinition
 from sources.notifications.envelope import Notification
 from sources.notifications.fields import Field, field_of
 from sources.notifications.paths import MISSING, PathError, compile_path
+from sources.user_metadata import user_metadata
 
 _USER = field_of(tuple(map(compile_path, ("$.ctxt.user_id", "$.ctxt.user"))))
 _PROJECT = field_of(tuple(map(compile_path, ("$.ctxt.project_id", "$.ctxt.tenant_id", "$.ctxt.tenant"))))
 _REMEMBERED = 4096
-_RESERVED = "metering."
-"""Users mark what of an instance's own metadata is to stay with its samples by this prefix (reserved_metadata_namespace)."""
-_RESERVED_LENGTH = 256
 
 
 class Made(msgspec.Struct):
@@ -253,23 +251,10 @@ class _Reading:
             value = self.first(field)
             if value:  # As Ceilometer: neither nulls nor what is empty or zero.
                 out[name] = value
-        marked = _marked(self.first(definition.user_metadata))
+        marked = user_metadata(self.first(definition.user_metadata))
         if marked:
             out["user_metadata"] = marked
         return metadata_text(out)
-
-
-def _marked(given: Any) -> dict[str, Any]:
-    """What a user marked of an instance's metadata; a list of {key, value} is how some services write a mapping."""
-    if isinstance(given, list):
-        given = {i["key"]: i.get("value") for i in given if isinstance(i, dict) and isinstance(i.get("key"), str)}
-    if not isinstance(given, dict):
-        return {}
-    return {
-        name[len(_RESERVED) :].replace(".", "_"): value[:_RESERVED_LENGTH] if isinstance(value, str) else value
-        for name, value in given.items()
-        if name.startswith(_RESERVED) and len(name) > len(_RESERVED)
-    }
 
 
 def _where(field: Field) -> str:
