@@ -64,6 +64,22 @@ def read_cursor(cursor: str, order: Order) -> list[Any]:
     return list(values)
 
 
+def list_cursor(values: Sequence[str]) -> str:
+    """The cursor of what comes after an entry of a list of resources or meters, whose key is `values`."""
+    return base64.urlsafe_b64encode(msgspec.json.encode(values)).decode()
+
+
+def read_list_cursor(cursor: str, length: int) -> list[str]:
+    """The key, of so many parts, that a list's cursor means. StoreError where it is none."""
+    try:
+        values = msgspec.json.decode(base64.urlsafe_b64decode(cursor.encode()), type=list[str])
+    except (ValueError, msgspec.DecodeError) as error:
+        raise StoreError(f"{cursor[:40]!r} is no cursor of this list") from error
+    if len(values) != length:
+        raise StoreError(f"{cursor[:40]!r} is no cursor of this list")
+    return values
+
+
 class Rows(Columns, Protocol):
     """Columns of which some rows can be taken."""
 

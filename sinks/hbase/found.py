@@ -12,6 +12,7 @@ import numpy.typing as npt
 from nephoscope import filters, identity, natural
 from nephoscope.natural import Kind
 from nephoscope.sample import Sample
+from sinks.columns import samples_of
 from sinks.hbase.facts import Catalogue
 from sinks.hbase.pack import Values
 
@@ -96,41 +97,7 @@ class Found(Who):
 
     def samples(self) -> list[Sample]:
         """One Sample a row."""
-        words = {}
-        for name in (*filters.WORDS, "resource_metadata"):
-            codes, values = self.words(name)
-            words[name] = [values[c] for c in codes.tolist()]
-        raw = self.ids().tobytes()
-        return [
-            Sample(
-                name=name,
-                type=type_,
-                unit=unit,
-                source=source,
-                origin=origin,
-                resource_id=resource,
-                user_id=user,
-                project_id=project,
-                metadata=metadata,
-                volume=volume,
-                timestamp=time,
-                measured_at=measured,
-                late=late,
-                id=raw[16 * i : 16 * i + 16],
-            )
-            for i, (
-                name, type_, unit, source, origin, resource, user, project, metadata, volume, time, measured, late
-            ) in enumerate(
-                zip(
-                    *words.values(),
-                    self.values.volume.tolist(),
-                    self.values.time.tolist(),
-                    self.values.measured.tolist(),
-                    self.values.late.tolist(),
-                    strict=True,
-                )
-            )
-        ]  # fmt: skip
+        return samples_of(self)
 
 
 def joined(parts: Sequence[Found]) -> Found:

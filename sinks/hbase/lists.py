@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
-import msgspec
 import numpy as np
 
-from nephoscope import filters
-from nephoscope.errors import StoreError
+from nephoscope import filters, paging
 from nephoscope.filters import And, Compare, Filter
 from nephoscope.sample import Sample
 from nephoscope.store import ListQuery, Meter, MeterPage, Resource, ResourcePage
@@ -37,7 +34,7 @@ class _Known:
 
 def resources(catalogue: Catalogue, query: ListQuery) -> ResourcePage:
     """A page of resources."""
-    after = None if query.cursor is None else str(_read(query.cursor, 1)[0])
+    after = None if query.cursor is None else paging.read_list_cursor(query.cursor, 1)[0]
     known = _known(catalogue)
     names = _passing(catalogue, query.filter, known)
     out: list[Resource] = []
@@ -49,7 +46,7 @@ def resources(catalogue: Catalogue, query: ListQuery) -> ResourcePage:
             if last is None:
                 continue
             if len(out) == query.limit:
-                return ResourcePage(tuple(out), _cursor([out[-1].resource_id]))
+                return ResourcePage(tuple(out), paging.list_cursor([out[-1].resource_id]))
             out.append(
                 Resource(name, last.user_id, last.project_id, last.source, last.metadata, oldest[name], last.timestamp)
             )
@@ -58,7 +55,7 @@ def resources(catalogue: Catalogue, query: ListQuery) -> ResourcePage:
 
 def meters(catalogue: Catalogue, query: ListQuery, swept: int) -> MeterPage:
     """A page of meters. `swept`: before this, what the index has may be gone."""
-    begin = None if query.cursor is None else [str(v) for v in _read(query.cursor, 5)]
+    begin = None if query.cursor is None else paging.read_list_cursor(query.cursor, 5)
     known = _known(catalogue)
     names = _passing(catalogue, query.filter, known)
     parts = [p for p in filters.conjuncts(query.filter) if filters.fields(p) and filters.fields(p) <= KIND_FIELDS]
@@ -80,7 +77,7 @@ def meters(catalogue: Catalogue, query: ListQuery, swept: int) -> MeterPage:
                 if len(out) == query.limit:
                     last = out[-1]
                     return MeterPage(
-                        tuple(out), _cursor([last.resource_id, last.name, last.type, last.unit, last.source])
+                        tuple(out), paging.list_cursor([last.resource_id, last.name, last.type, last.unit, last.source])
                     )
                 out.append(Meter(*entry, name, newest[name].user_id, newest[name].project_id))
     return MeterPage(tuple(out))
@@ -228,24 +225,7 @@ def _alive(catalogue: Catalogue, name: str, kind: int) -> bool:
     return next(Scan(catalogue, And(tuple(parts))).all(), None) is not None
 
 
-# -- cursors
-
-
 def _chunks(names: Sequence[str], limit: int | None = None) -> Iterable[list[str]]:
     size = _AT_ONCE if limit is None else min(_AT_ONCE, limit + 1)
     for begin in range(0, len(names), size):
         yield list(names[begin : begin + size])
-
-
-def _cursor(values: list[str]) -> str:
-    return base64.urlsafe_b64encode(msgspec.json.encode(values)).decode()
-
-
-def _read(cursor: str, length: int) -> list[Any]:
-    try:
-        values = msgspec.json.decode(base64.urlsafe_b64decode(cursor.encode()))
-    except (ValueError, msgspec.DecodeError) as error:
-        raise StoreError(f"{cursor[:40]!r} is no cursor of this list") from error
-    if not isinstance(values, list) or len(values) != length or not all(isinstance(v, str) for v in values):
-        raise StoreError(f"{cursor[:40]!r} is no cursor of this list")
-    return values

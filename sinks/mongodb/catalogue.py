@@ -13,6 +13,7 @@ from pymongo.database import Database
 from nephoscope import filters
 from nephoscope.filters import METADATA, Filter
 from nephoscope.natural import Kind
+from sinks.columns import Kinds
 from sinks.mongodb.address import Document
 from sinks.mongodb.numbers import AT_ONCE, askable, chunks
 
@@ -149,26 +150,6 @@ class Catalogue:
                     yield from self.db["state"].find({name: {"$in": some}, **TOLD})
                 return
         yield from self.db["state"].find(TOLD)
-
-
-class Kinds:
-    """Kinds as filters.Columns."""
-
-    def __init__(self, kinds: list[Kind]) -> None:
-        self.length = len(kinds)
-        self._kinds = kinds
-
-    def numbers(self, field: str) -> npt.NDArray[Any]:
-        """See filters.Columns."""
-        raise NotImplementedError(field)
-
-    def ids(self) -> npt.NDArray[np.uint8]:
-        """See filters.Columns."""
-        raise NotImplementedError
-
-    def words(self, field: str) -> tuple[npt.NDArray[Any], Sequence[str]]:
-        """See filters.Columns."""
-        return np.arange(self.length), [getattr(k, field) for k in self._kinds]
 
 
 class Pairs:

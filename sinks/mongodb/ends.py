@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy.typing as npt
 from pymongo.database import Database
 
 from nephoscope.filters import EVERYTHING
+from sinks.columns import Newest, newest_by_resource, newest_rows, oldest_rows
 from sinks.mongodb.address import Document
 from sinks.mongodb.catalogue import Catalogue
 from sinks.mongodb.found import Found, joined
@@ -21,17 +21,6 @@ I64 = npt.NDArray[np.int64]
 
 _LONGEST: Final = 5 * DAY
 _BEYOND: Final = 2**62
-
-
-@dataclass(frozen=True, slots=True)
-class Newest:
-    """What a resource's newest sample says."""
-
-    user_id: str
-    project_id: str
-    source: str
-    metadata: str
-    time: int
 
 
 class Ends:
@@ -46,20 +35,14 @@ class Ends:
 
     def newest(self) -> dict[int, Newest]:
         """Of each that has samples. Of several samples at one time, the last by name and id says what the resource is."""
-        parts = self._picked(_newest_rows, newest_first=True)
+        parts = self._picked(newest_rows, newest_first=True)
         if not parts:
             return {}
-        found = joined(parts)
-        words = {}
-        for field in ("user_id", "project_id", "source", "resource_metadata"):
-            codes, values = found.words(field)
-            words[field] = [values[c] for c in codes.tolist()]
-        rows = zip(*words.values(), found.time.tolist(), strict=True)
-        return {number: Newest(*row) for number, row in zip(found.resource.tolist(), rows, strict=True)}
+        return newest_by_resource(joined(parts))
 
     def oldest(self) -> dict[int, int]:
         """The time of the oldest sample of each that has samples."""
-        parts = self._picked(_oldest_rows, newest_first=False)
+        parts = self._picked(oldest_rows, newest_first=False)
         return {n: t for p in parts for n, t in zip(p.resource.tolist(), p.time.tolist(), strict=True)}
 
     def _picked(self, pick: Callable[[Found], Found], *, newest_first: bool) -> list[Found]:
@@ -91,33 +74,3 @@ class Ends:
                 del left[number]
             size = min(2 * size, _LONGEST)
         return out
-
-
-def _oldest_rows(found: Found) -> Found:
-    order = np.lexsort((found.time, found.resource))
-    return found.take(order[_starts(found.resource[order])])
-
-
-def _newest_rows(found: Found) -> Found:
-    order = np.lexsort((-found.time, found.resource))
-    found = found.take(order)
-    starts = _starts(found.resource)
-    lengths = np.diff(starts, append=found.length)
-    # All rows of a resource's newest time.
-    found = found.take(found.time == np.repeat(found.time[starts], lengths))
-    starts = _starts(found.resource)
-    codes, values = found.words("source")
-    source = np.unique(np.array(values, object), return_inverse=True)[1][codes]
-    told = found.fields.state * len(values) + source
-    unlike = np.minimum.reduceat(told, starts) != np.maximum.reduceat(told, starts)
-    if unlike.any():
-        ends = np.append(starts[1:], found.length)
-        for which in np.flatnonzero(unlike).tolist():
-            at = np.arange(starts[which], ends[which])
-            samples = found.take(at).samples()
-            starts[which] = at[max(range(len(at)), key=lambda i: (samples[i].name, samples[i].id))]
-    return found.take(starts)
-
-
-def _starts(sorted_numbers: I64) -> npt.NDArray[np.intp]:
-    return np.flatnonzero(np.diff(sorted_numbers, prepend=sorted_numbers[0] - 1))

@@ -17,7 +17,6 @@ How many samples there are follows from the length.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
@@ -25,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nephoscope.times import NEVER
+from sinks.columns import Fields, joined
 
 I64 = npt.NDArray[np.int64]
 
@@ -36,34 +36,6 @@ LATE: Final = 16
 STATES: Final = 32
 _HEAD: Final = 5
 _NEVER_NEAR: Final = -(2**31)
-
-
-@dataclass(slots=True)
-class Columns:
-    """Samples, a row each: numbers of the kind and state, volume, times in microseconds."""
-
-    kind: I64
-    volume: npt.NDArray[np.float64]
-    measured: I64
-    late: npt.NDArray[np.bool_]
-    state: I64
-
-    def take(self, at: Any) -> Columns:
-        """Some rows, in the order of `at`."""
-        return Columns(self.kind[at], self.volume[at], self.measured[at], self.late[at], self.state[at])
-
-
-def joined(parts: Sequence[Columns]) -> Columns:
-    """The rows of all parts, one after the other."""
-    if len(parts) == 1:
-        return parts[0]
-    return Columns(
-        np.concatenate([p.kind for p in parts]),
-        np.concatenate([p.volume for p in parts]),
-        np.concatenate([p.measured for p in parts]),
-        np.concatenate([p.late for p in parts]),
-        np.concatenate([p.state for p in parts]),
-    )
 
 
 @lru_cache(maxsize=1024)
@@ -94,7 +66,7 @@ def count(values: Sequence[bytes]) -> int:
     return sum(rows_in(v[0], len(v)) for v in values)
 
 
-def pack(rows: Columns, starts: I64, time: I64) -> list[bytes]:
+def pack(rows: Fields, starts: I64, time: I64) -> list[bytes]:
     """The value of each record; a record's rows are those from its start to the next. `time`: of each row."""
     n = len(rows.kind)
     lengths = np.diff(starts, append=n)
@@ -127,11 +99,11 @@ def pack(rows: Columns, starts: I64, time: I64) -> list[bytes]:
     return out
 
 
-def unpack(values: Sequence[bytes], time: I64) -> tuple[Columns, npt.NDArray[np.intp]]:
+def unpack(values: Sequence[bytes], time: I64) -> tuple[Fields, npt.NDArray[np.intp]]:
     """The samples of records, and the record's position of each; `time`: of each record. Records of one form come together."""
     forms = np.fromiter((v[0] for v in values), np.int64, len(values))
     lengths = np.fromiter(map(len, values), np.int64, len(values))
-    parts: list[Columns] = []
+    parts: list[Fields] = []
     owners: list[npt.NDArray[np.intp]] = []
     for form, length, records in _alike(forms, lengths):
         n = rows_in(form, length)
@@ -147,7 +119,7 @@ def unpack(values: Sequence[bytes], time: I64) -> tuple[Columns, npt.NDArray[np.
         states = table["states"] if form & STATES else np.broadcast_to(table["state"][:, None], (len(records), n))
         late = table["late"].astype(bool).ravel() if form & LATE else np.zeros(len(of), bool)
         parts.append(
-            Columns(
+            Fields(
                 table["kind"].astype(np.int64).ravel(),
                 table["volume"].astype(np.float64).ravel(),
                 measured.ravel(),
@@ -158,7 +130,7 @@ def unpack(values: Sequence[bytes], time: I64) -> tuple[Columns, npt.NDArray[np.
         owners.append(of)
     if not parts:
         empty = np.zeros(0, np.int64)
-        return Columns(empty, np.zeros(0), empty, np.zeros(0, bool), empty), np.zeros(0, np.intp)
+        return Fields(empty, np.zeros(0), empty, np.zeros(0, bool), empty), np.zeros(0, np.intp)
     return joined(parts), np.concatenate(owners)
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nephoscope import filters, identity, natural
+from nephoscope import identity, natural
 from nephoscope.sample import Sample
-from sinks.mongodb import fields
+from sinks import columns
+from sinks.columns import Fields
 from sinks.mongodb.catalogue import KIND_FIELDS, Catalogue, States
 
 I64 = npt.NDArray[np.int64]
@@ -24,7 +25,7 @@ class Found:
     catalogue: Catalogue
     resource: I64
     time: I64
-    fields: fields.Columns
+    fields: Fields
     tied: npt.NDArray[np.bool_]
     ties: npt.NDArray[np.uint8]
 
@@ -92,41 +93,7 @@ class Found:
 
     def samples(self) -> list[Sample]:
         """One Sample a row."""
-        words = {}
-        for name in (*filters.WORDS, "resource_metadata"):
-            codes, values = self.words(name)
-            words[name] = [values[c] for c in codes.tolist()]
-        raw = self.ids().tobytes()
-        return [
-            Sample(
-                name=name,
-                type=type_,
-                unit=unit,
-                source=source,
-                origin=origin,
-                resource_id=resource,
-                user_id=user,
-                project_id=project,
-                metadata=metadata,
-                volume=volume,
-                timestamp=time,
-                measured_at=measured,
-                late=late,
-                id=raw[16 * i : 16 * i + 16],
-            )
-            for i, (
-                name, type_, unit, source, origin, resource, user, project, metadata, volume, time, measured, late
-            ) in enumerate(
-                zip(
-                    *words.values(),
-                    self.fields.volume.tolist(),
-                    self.time.tolist(),
-                    self.fields.measured.tolist(),
-                    self.fields.late.tolist(),
-                    strict=True,
-                )
-            )
-        ]  # fmt: skip
+        return columns.samples_of(self)
 
 
 def joined(parts: Sequence[Found]) -> Found:
@@ -137,7 +104,7 @@ def joined(parts: Sequence[Found]) -> Found:
         parts[0].catalogue,
         np.concatenate([p.resource for p in parts]),
         np.concatenate([p.time for p in parts]),
-        fields.joined([p.fields for p in parts]),
+        columns.joined([p.fields for p in parts]),
         np.concatenate([p.tied for p in parts]),
         np.concatenate([p.ties for p in parts]),
     )

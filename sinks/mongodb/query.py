@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
-import msgspec
 import numpy as np
 from pymongo.database import Database
 
 from nephoscope import filters, paging
-from nephoscope.errors import StoreError
 from nephoscope.filters import EVERYTHING, Compare, Filter
 from nephoscope.sample import Sample
 from nephoscope.statistics import Tally
@@ -27,8 +24,9 @@ from nephoscope.store import (
     Statistics,
     StatisticsQuery,
 )
+from sinks.columns import Kinds
 from sinks.mongodb.address import Document
-from sinks.mongodb.catalogue import KIND_FIELDS, STATE_FIELDS, Catalogue, Kinds, Pairs, States
+from sinks.mongodb.catalogue import KIND_FIELDS, STATE_FIELDS, Catalogue, Pairs, States
 from sinks.mongodb.ends import Ends
 from sinks.mongodb.numbers import chunks
 from sinks.mongodb.scan import Scan
@@ -92,7 +90,7 @@ def _earliest(scan: Scan) -> int:
 
 def resources(db: Database[Document], query: ListQuery) -> ResourcePage:
     """A page of resources."""
-    after = "" if query.cursor is None else str(_read(query.cursor, 1)[0])
+    after = "" if query.cursor is None else paging.read_list_cursor(query.cursor, 1)[0]
     catalogue = Catalogue(db)
     out: list[Resource] = []
     for some in chunks(_listed(db, catalogue, query.filter, after), _AT_ONCE):
@@ -103,7 +101,7 @@ def resources(db: Database[Document], query: ListQuery) -> ResourcePage:
             if last is None:
                 continue
             if len(out) == query.limit:
-                return ResourcePage(tuple(out), _cursor([out[-1].resource_id]))
+                return ResourcePage(tuple(out), paging.list_cursor([out[-1].resource_id]))
             first = oldest.get(document["_id"], last.time)
             out.append(
                 Resource(
@@ -115,7 +113,7 @@ def resources(db: Database[Document], query: ListQuery) -> ResourcePage:
 
 def meters(db: Database[Document], query: ListQuery) -> MeterPage:
     """A page of meters."""
-    begin = None if query.cursor is None else [str(v) for v in _read(query.cursor, 5)]
+    begin = None if query.cursor is None else paging.read_list_cursor(query.cursor, 5)
     catalogue = Catalogue(db)
     parts = [p for p in filters.conjuncts(query.filter) if filters.fields(p) and filters.fields(p) <= KIND_FIELDS]
     passing = set(catalogue.kinds_that_pass(filters.both(*parts) if parts else EVERYTHING).tolist())
@@ -131,7 +129,7 @@ def meters(db: Database[Document], query: ListQuery) -> MeterPage:
                 if len(out) == query.limit:
                     last = out[-1]
                     where = [last.resource_id, last.name, last.type, last.unit, last.source]
-                    return MeterPage(tuple(out), _cursor(where))
+                    return MeterPage(tuple(out), paging.list_cursor(where))
                 out.append(Meter(*entry, name, newest[number].user_id, newest[number].project_id))
     return MeterPage(tuple(out))
 
@@ -205,20 +203,3 @@ def _pairs_that_pass(db: Database[Document], catalogue: Catalogue, tree: Filter)
             hit = state[filters.evaluate(tree, both)]
             passed.update(states[i]["r"] for i in np.unique(hit).tolist())
     return passed
-
-
-_CURSOR_ERROR: Final = "is no cursor of this list"
-
-
-def _cursor(values: list[str]) -> str:
-    return base64.urlsafe_b64encode(msgspec.json.encode(values)).decode()
-
-
-def _read(cursor: str, length: int) -> list[Any]:
-    try:
-        values = msgspec.json.decode(base64.urlsafe_b64decode(cursor.encode()))
-    except (ValueError, msgspec.DecodeError) as error:
-        raise StoreError(f"{cursor[:40]!r} {_CURSOR_ERROR}") from error
-    if not isinstance(values, list) or len(values) != length or not all(isinstance(v, str) for v in values):
-        raise StoreError(f"{cursor[:40]!r} {_CURSOR_ERROR}")
-    return values

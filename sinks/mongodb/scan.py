@@ -13,6 +13,7 @@ from pymongo.database import Database
 from nephoscope import filters
 from nephoscope.filters import EVERYTHING, Compare, Filter
 from nephoscope.times import SECOND, TOO_LATE
+from sinks.columns import Fields
 from sinks.mongodb import fields, layout
 from sinks.mongodb.address import Document
 from sinks.mongodb.catalogue import KIND_FIELDS, STATE_FIELDS, Catalogue
@@ -198,7 +199,7 @@ class Scan:
             yield from chunks(collection.find(_ranges("k", some), {"k": 1, "b": 1}), _DOCUMENTS_AT_ONCE)
 
     def _passed(
-        self, resource: I64, time: I64, columns: fields.Columns, ties: npt.NDArray[np.uint8] | None, low: int, high: int
+        self, resource: I64, time: I64, columns: Fields, ties: npt.NDArray[np.uint8] | None, low: int, high: int
     ) -> Iterator[Found]:
         passed = (time >= low) & (time <= high)
         if self._kinds is not None:

@@ -33,9 +33,9 @@ from nephoscope.errors import StoreError, Unavailable
 from nephoscope.lifetimes import Plan
 from nephoscope.store import Written
 from nephoscope.times import TOO_LATE
+from sinks.columns import Fields, changes, joined
 from sinks.mongodb import fields, layout
 from sinks.mongodb.address import Document
-from sinks.mongodb.fields import Columns
 from sinks.mongodb.layout import GROUP, KEY_BYTES, LAST_PART, SLOTS
 from sinks.mongodb.numbers import AT_ONCE, Numbers, chunks, duplicates
 
@@ -53,7 +53,7 @@ class _Rows:
     time: I64
     cls: I64
     identity: I64
-    fields: Columns
+    fields: Fields
     id: npt.NDArray[np.uint8]
     natural: npt.NDArray[np.bool_]
 
@@ -79,7 +79,7 @@ class _Met:
     time: list[I64] = field(default_factory=list)
     inserted: dict[str, list[bytes]] = field(default_factory=lambda: {"record": [], "tied": []})
 
-    def add(self, resource: I64, time: I64, columns: Columns) -> None:
+    def add(self, resource: I64, time: I64, columns: Fields) -> None:
         self.resource.append(resource)
         self.time.append(time)
         self.kind.append(columns.kind)
@@ -166,7 +166,7 @@ class Writer:
         resource = numbers.resources_of(batch)
         computed = natural.ids(kinds, which, *natural.row_keys(batch), time)
         own = natural.stored_ids(batch)
-        columns = Columns(
+        columns = Fields(
             kind[which],
             batch.column("volume").to_numpy(),
             int_column(batch, "measured_at"),
@@ -260,7 +260,7 @@ class Writer:
             parts.setdefault(key, 0)
         if not columns:
             return rows
-        there = fields.joined(columns)
+        there = joined(columns)
         resource, time = np.concatenate(resources), np.concatenate(times)
         met.add(resource, time, there)
         known = np.stack([resource, time, self._numbers.identities_of(there.kind)], axis=1)
@@ -281,10 +281,10 @@ def _inserted(collection: Collection[Document], documents: list[Document]) -> li
 
 def _documents(rows: _Rows, parts: dict[bytes, int]) -> tuple[list[Document], I64]:
     """(documents, the document's position of each row), given rows in order, and the part to write of a key (0 where not given)."""
-    starts = np.flatnonzero(_changes(rows.resource, rows.time, rows.cls))
+    starts = np.flatnonzero(changes(rows.resource, rows.time, rows.cls))
     values = fields.pack(rows.fields, starts, rows.time)
     group = rows.resource // GROUP
-    fresh = _changes(group, rows.time, rows.cls)
+    fresh = changes(group, rows.time, rows.cls)
     heads = np.flatnonzero(fresh)
     raw = layout.cut(layout.keys(rows.time[heads], group[heads], rows.cls[heads]))
     if parts:
@@ -308,19 +308,10 @@ def _joined(parts: Sequence[_Rows]) -> _Rows:
         np.concatenate([p.time for p in parts]),
         np.concatenate([p.cls for p in parts]),
         np.concatenate([p.identity for p in parts]),
-        fields.joined([p.fields for p in parts]),
+        joined([p.fields for p in parts]),
         np.concatenate([p.id for p in parts]),
         np.concatenate([p.natural for p in parts]),
     )
-
-
-def _changes(*columns: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Where a row's values are not those of the row before."""
-    out = np.ones(len(columns[0]), bool)
-    out[1:] = False
-    for column in columns:
-        out[1:] |= column[1:] != column[:-1]
-    return out
 
 
 def _in_order(rows: _Rows) -> _Rows:
@@ -336,5 +327,5 @@ def _in_order(rows: _Rows) -> _Rows:
     else:
         order = np.lexsort((identity, resource, rows.cls, time, resource // GROUP))
     rows = rows.take(order)
-    first = _changes(rows.resource, rows.time, rows.cls, rows.identity)
+    first = changes(rows.resource, rows.time, rows.cls, rows.identity)
     return rows if first.all() else rows.take(first)

@@ -14,6 +14,7 @@ from nephoscope import filters
 from nephoscope.filters import METADATA, Filter
 from nephoscope.lifetimes import Plan
 from nephoscope.natural import Kind
+from sinks.columns import Kinds
 from sinks.sql import schema
 from sinks.sql.plan import plan
 from sinks.sql.statements import Cursor, Lookup, Statement, chunks
@@ -138,7 +139,7 @@ class Catalogue:
     def kinds_that_pass(self, tree: Filter) -> I64:
         """The kinds that a filter of kinds alone lets through."""
         numbers = np.array(list(self.kinds), np.int64)
-        return numbers[filters.evaluate(tree, _Kinds(list(self.kinds.values())))]
+        return numbers[filters.evaluate(tree, Kinds(list(self.kinds.values())))]
 
     def states_that_pass(self, tree: Filter) -> tuple[I64, I64]:
         """(numbers, resources) of the states that a filter of states alone lets through."""
@@ -171,26 +172,6 @@ class Catalogue:
     def _chunked(self, rows: Iterable[Any]) -> Iterator[States]:
         for some in chunks(list(rows), 512):
             yield self.as_states(some)
-
-
-class _Kinds:
-    """Kinds as filters.Columns."""
-
-    def __init__(self, kinds: list[Kind]) -> None:
-        self.length = len(kinds)
-        self._kinds = kinds
-
-    def numbers(self, field: str) -> npt.NDArray[Any]:
-        """See filters.Columns."""
-        raise NotImplementedError(field)
-
-    def ids(self) -> npt.NDArray[np.uint8]:
-        """See filters.Columns."""
-        raise NotImplementedError
-
-    def words(self, field: str) -> tuple[npt.NDArray[Any], Sequence[str]]:
-        """See filters.Columns."""
-        return np.arange(self.length), [getattr(k, field) for k in self._kinds]
 
 
 def _looked_up(cursor: Cursor, lookup: Lookup, known: dict[int, str], numbers: I64) -> list[str]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 
 from nephoscope.filters import EVERYTHING
+from sinks.columns import Newest, newest_by_resource, newest_rows, oldest_rows
 from sinks.sql.catalogue import Catalogue
 from sinks.sql.found import Found, joined
 from sinks.sql.plan import blocks
@@ -24,34 +24,17 @@ _begin = Statement(sa.select(sa.func.min(record.c.span)).where(record.c.span >= 
 _spans = Lookup(sa.select(state.c.resource, state.c.first, state.c.last), state.c.resource)
 
 
-@dataclass(frozen=True, slots=True)
-class Newest:
-    """What a resource's newest sample says."""
-
-    user_id: str
-    project_id: str
-    source: str
-    metadata: str
-    time: int
-
-
 def newest(cursor: Cursor, catalogue: Catalogue, numbers: Sequence[int]) -> dict[int, Newest]:
     """Of each resource that has samples. Of several samples at one time, the last by name and id says what the resource is."""
-    parts = _ends(cursor, catalogue, numbers, _newest_rows, last=True)
+    parts = _ends(cursor, catalogue, numbers, newest_rows, last=True)
     if not parts:
         return {}
-    found = joined(parts)
-    words = {}
-    for field in ("user_id", "project_id", "source", "resource_metadata"):
-        codes, values = found.words(field)
-        words[field] = [values[c] for c in codes.tolist()]
-    rows = zip(*words.values(), found.time.tolist(), strict=True)
-    return {number: Newest(*row) for number, row in zip(found.resource.tolist(), rows, strict=True)}
+    return newest_by_resource(joined(parts))
 
 
 def oldest(cursor: Cursor, catalogue: Catalogue, numbers: Sequence[int]) -> dict[int, int]:
     """The time of the oldest sample of each resource that has samples."""
-    parts = _ends(cursor, catalogue, numbers, _oldest_rows, last=False)
+    parts = _ends(cursor, catalogue, numbers, oldest_rows, last=False)
     return {n: t for p in parts for n, t in zip(p.resource.tolist(), p.time.tolist(), strict=True)}
 
 
@@ -89,33 +72,3 @@ def _ends(
 def _picked(parts: Iterable[Found], pick: Callable[[Found], Found]) -> list[Found]:
     some = list(parts)
     return [pick(joined(some))] if some else []
-
-
-def _oldest_rows(found: Found) -> Found:
-    order = np.lexsort((found.time, found.resource))
-    return found.take(order[_starts(found.resource[order])])
-
-
-def _newest_rows(found: Found) -> Found:
-    order = np.lexsort((-found.time, found.resource))
-    found = found.take(order)
-    starts = _starts(found.resource)
-    lengths = np.diff(starts, append=found.length)
-    # All rows of a resource's newest time.
-    found = found.take(found.time == np.repeat(found.time[starts], lengths))
-    starts = _starts(found.resource)
-    codes, values = found.words("source")
-    source = np.unique(np.array(values, object), return_inverse=True)[1][codes]
-    told = found.fields.state * len(values) + source
-    unlike = np.minimum.reduceat(told, starts) != np.maximum.reduceat(told, starts)
-    if unlike.any():
-        ends = np.append(starts[1:], found.length)
-        for which in np.flatnonzero(unlike).tolist():
-            at = np.arange(starts[which], ends[which])
-            samples = found.take(at).samples()
-            starts[which] = at[max(range(len(at)), key=lambda i: (samples[i].name, samples[i].id))]
-    return found.take(starts)
-
-
-def _starts(sorted_numbers: I64) -> npt.NDArray[np.intp]:
-    return np.flatnonzero(np.diff(sorted_numbers, prepend=sorted_numbers[0] - 1))

@@ -14,7 +14,6 @@ endian, without padding::
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
@@ -22,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nephoscope.times import NEVER
+from sinks.columns import Fields, joined
 
 I64 = npt.NDArray[np.int64]
 
@@ -34,34 +34,6 @@ SIZES: Final = ((WIDE, 2), (MEASURED, 4), (FAR, 4), (LATE, 1), (STATE, 4))
 """Bytes that each bit of a form adds to a field's BASE."""
 BASE: Final = 10
 _NEVER_NEAR: Final = -(2**31)
-
-
-@dataclass(slots=True)
-class Columns:
-    """Fields of many records, a field a row: numbers of the kind and state, volume, times in microseconds."""
-
-    kind: I64
-    volume: npt.NDArray[np.float64]
-    measured: I64
-    late: npt.NDArray[np.bool_]
-    state: I64
-
-    def take(self, at: Any) -> Columns:
-        """Some rows, in the order of `at`."""
-        return Columns(self.kind[at], self.volume[at], self.measured[at], self.late[at], self.state[at])
-
-
-def joined(parts: Sequence[Columns]) -> Columns:
-    """The rows of all parts, one after the other."""
-    if len(parts) == 1:
-        return parts[0]
-    return Columns(
-        np.concatenate([p.kind for p in parts]),
-        np.concatenate([p.volume for p in parts]),
-        np.concatenate([p.measured for p in parts]),
-        np.concatenate([p.late for p in parts]),
-        np.concatenate([p.state for p in parts]),
-    )
 
 
 @lru_cache(maxsize=64)
@@ -77,7 +49,7 @@ def layout(form: int) -> np.dtype[Any]:
     return np.dtype(names)
 
 
-def pack(rows: Columns, starts: I64, time: I64) -> tuple[I64, I64, list[bytes]]:
+def pack(rows: Fields, starts: I64, time: I64) -> tuple[I64, I64, list[bytes]]:
     """(form, state, fields) of each record; a record's rows are those from its start to the next. `time`: of each row."""
     lengths = np.diff(starts, append=len(rows.kind))
     state = rows.state[starts]
@@ -106,10 +78,10 @@ def pack(rows: Columns, starts: I64, time: I64) -> tuple[I64, I64, list[bytes]]:
 
 def unpack(
     forms: Sequence[int], fields: Sequence[bytes], state: Sequence[int], time: I64
-) -> tuple[Columns, npt.NDArray[np.intp]]:
+) -> tuple[Fields, npt.NDArray[np.intp]]:
     """The fields of records, and the record's position of each; `time`: of each record. Records of one form come together."""
     form = np.array(forms, np.int64)
-    parts: list[Columns] = []
+    parts: list[Fields] = []
     owners: list[npt.NDArray[np.intp]] = []
     for one in np.unique(form).tolist():
         records = np.flatnonzero(form == one)
@@ -127,7 +99,7 @@ def unpack(
             measured = np.where(near == _NEVER_NEAR, NEVER, near + time[of])
         states = table["state"] if one & STATE else np.asarray(state, np.int64)[of]
         parts.append(
-            Columns(
+            Fields(
                 table["kind"].astype(np.int64),
                 table["volume"].astype(np.float64),
                 measured,
@@ -138,11 +110,11 @@ def unpack(
         owners.append(of)
     if not parts:
         empty = np.zeros(0, np.int64)
-        return Columns(empty, np.zeros(0), empty, np.zeros(0, bool), empty), np.zeros(0, np.intp)
+        return Fields(empty, np.zeros(0), empty, np.zeros(0, bool), empty), np.zeros(0, np.intp)
     return joined(parts), np.concatenate(owners)
 
 
-def _table(rows: Columns, near: I64, known: npt.NDArray[np.bool_], form: int) -> npt.NDArray[Any]:
+def _table(rows: Fields, near: I64, known: npt.NDArray[np.bool_], form: int) -> npt.NDArray[Any]:
     table = np.empty(len(rows.kind), layout(form))
     table["kind"] = rows.kind
     table["volume"] = rows.volume

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nephoscope import filters, identity, natural
+from nephoscope import identity, natural
 from nephoscope.sample import Sample
-from sinks.sql import fields
+from sinks import columns
+from sinks.columns import Fields
 from sinks.sql.catalogue import KIND_FIELDS, Catalogue
 
 I64 = npt.NDArray[np.int64]
@@ -24,7 +25,7 @@ class Found:
     catalogue: Catalogue
     resource: I64
     time: I64
-    fields: fields.Columns
+    fields: Fields
     ties: Sequence[bytes]
     of: npt.NDArray[np.intp]
 
@@ -76,41 +77,7 @@ class Found:
 
     def samples(self) -> list[Sample]:
         """One Sample a row."""
-        words = {}
-        for name in (*filters.WORDS, "resource_metadata"):
-            codes, values = self.words(name)
-            words[name] = [values[c] for c in codes.tolist()]
-        raw = self.ids().tobytes()
-        return [
-            Sample(
-                name=name,
-                type=type_,
-                unit=unit,
-                source=source,
-                origin=origin,
-                resource_id=resource,
-                user_id=user,
-                project_id=project,
-                metadata=metadata,
-                volume=volume,
-                timestamp=time,
-                measured_at=measured,
-                late=late,
-                id=raw[16 * i : 16 * i + 16],
-            )
-            for i, (
-                name, type_, unit, source, origin, resource, user, project, metadata, volume, time, measured, late
-            ) in enumerate(
-                zip(
-                    *words.values(),
-                    self.fields.volume.tolist(),
-                    self.time.tolist(),
-                    self.fields.measured.tolist(),
-                    self.fields.late.tolist(),
-                    strict=True,
-                )
-            )
-        ]  # fmt: skip
+        return columns.samples_of(self)
 
 
 def joined(parts: Sequence[Found]) -> Found:
@@ -122,7 +89,7 @@ def joined(parts: Sequence[Found]) -> Found:
         parts[0].catalogue,
         np.concatenate([p.resource for p in parts]),
         np.concatenate([p.time for p in parts]),
-        fields.joined([p.fields for p in parts]),
+        columns.joined([p.fields for p in parts]),
         [tie for p in parts for tie in p.ties],
         np.concatenate([p.of + offset for p, offset in zip(parts, offsets.tolist(), strict=False)]),
     )

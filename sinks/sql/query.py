@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, Final
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 
 from nephoscope import filters, paging
-from nephoscope.errors import StoreError
 from nephoscope.filters import EVERYTHING, Compare, Filter
 from nephoscope.natural import Kind
 from nephoscope.sample import Sample
@@ -113,7 +110,7 @@ def _earliest(scan: Scan) -> int:
 
 def resources(cursor: Cursor, query: ListQuery) -> ResourcePage:
     """A page of resources."""
-    after = "" if query.cursor is None else str(_read(query.cursor, 1)[0])
+    after = "" if query.cursor is None else paging.read_list_cursor(query.cursor, 1)[0]
     catalogue = Catalogue(cursor)
     out: list[Resource] = []
     listed = _listed(cursor, catalogue, query.filter, after)
@@ -124,7 +121,7 @@ def resources(cursor: Cursor, query: ListQuery) -> ResourcePage:
             if number not in newest:
                 continue
             if len(out) == query.limit:
-                return ResourcePage(tuple(out), _cursor([out[-1].resource_id]))
+                return ResourcePage(tuple(out), paging.list_cursor([out[-1].resource_id]))
             last = newest[number]
             out.append(
                 Resource(name, last.user_id, last.project_id, last.source, last.metadata, oldest[number], last.time)
@@ -134,7 +131,7 @@ def resources(cursor: Cursor, query: ListQuery) -> ResourcePage:
 
 def meters(cursor: Cursor, query: ListQuery) -> MeterPage:
     """A page of meters."""
-    begin = None if query.cursor is None else [str(v) for v in _read(query.cursor, 5)]
+    begin = None if query.cursor is None else paging.read_list_cursor(query.cursor, 5)
     catalogue = Catalogue(cursor)
     passing = _passing_kinds(catalogue, query.filter)
     out: list[Meter] = []
@@ -154,7 +151,7 @@ def meters(cursor: Cursor, query: ListQuery) -> MeterPage:
                 if len(out) == query.limit:
                     last = out[-1]
                     return MeterPage(
-                        tuple(out), _cursor([last.resource_id, last.name, last.type, last.unit, last.source])
+                        tuple(out), paging.list_cursor([last.resource_id, last.name, last.type, last.unit, last.source])
                     )
                 out.append(Meter(*entry, name, newest[number].user_id, newest[number].project_id))
     return MeterPage(tuple(out))
@@ -272,23 +269,6 @@ class _Pairs:
 def _passing_kinds(catalogue: Catalogue, tree: Filter) -> set[int]:
     parts = [p for p in filters.conjuncts(tree) if filters.fields(p) and filters.fields(p) <= KIND_FIELDS]
     return set(catalogue.kinds_that_pass(filters.both(*parts) if parts else EVERYTHING).tolist())
-
-
-_CURSOR_ERROR: Final = "is no cursor of this list"
-
-
-def _cursor(values: list[str]) -> str:
-    return base64.urlsafe_b64encode(msgspec.json.encode(values)).decode()
-
-
-def _read(cursor: str, length: int) -> list[Any]:
-    try:
-        values = msgspec.json.decode(base64.urlsafe_b64decode(cursor.encode()))
-    except (ValueError, msgspec.DecodeError) as error:
-        raise StoreError(f"{cursor[:40]!r} {_CURSOR_ERROR}") from error
-    if not isinstance(values, list) or len(values) != length or not all(isinstance(v, str) for v in values):
-        raise StoreError(f"{cursor[:40]!r} {_CURSOR_ERROR}")
-    return values
 
 
 __all__ = ["Kind", "each_sample", "history", "meters", "resources", "samples", "statistics"]

@@ -19,10 +19,10 @@ from nephoscope.event import Event
 from nephoscope.lifetimes import Plan
 from nephoscope.store import Written
 from nephoscope.times import TOO_LATE
+from sinks.columns import Fields, changes, joined
 from sinks.sql import events, fields, schema
 from sinks.sql.backend import Backend, Met, Records
 from sinks.sql.bulk import Insert
-from sinks.sql.fields import Columns
 from sinks.sql.numbers import Numbers
 from sinks.sql.plan import plan
 from sinks.sql.schema import BLOCK_BITS, SPAN
@@ -47,7 +47,7 @@ class _Rows:
     time: I64
     span: I64
     identity: I64
-    fields: Columns
+    fields: Fields
     id: npt.NDArray[np.uint8]
     natural: npt.NDArray[np.bool_]
 
@@ -123,7 +123,7 @@ class Writer:
         resource = self._numbers.resources_of(cursor, batch)
         computed = natural.ids(kinds, which, *natural.row_keys(batch), time)
         own = natural.stored_ids(batch)
-        columns = Columns(
+        columns = Fields(
             kind[which],
             batch.column("volume").to_numpy(),
             int_column(batch, "measured_at"),
@@ -203,10 +203,10 @@ class Writer:
         record_of = np.concatenate([of, position])
         # Stable: of two fields with one identity, the old one comes first and stays.
         order = np.lexsort((identity, record_of))
-        kept = order[_changes(identity[order], record_of[order])]
+        kept = order[changes(identity[order], record_of[order])]
         record_of = record_of[kept]
-        first = np.flatnonzero(_changes(record_of))
-        together = fields.joined([old, rows.fields.take(at)]).take(kept)
+        first = np.flatnonzero(changes(record_of))
+        together = joined([old, rows.fields.take(at)]).take(kept)
         forms, state, raw = fields.pack(together, first, time[record_of])
         added = kept >= len(of)
         changed = np.unique(record_of[added]).tolist()
@@ -247,19 +247,10 @@ def _joined(parts: Sequence[_Rows]) -> _Rows:
         np.concatenate([p.time for p in parts]),
         np.concatenate([p.span for p in parts]),
         np.concatenate([p.identity for p in parts]),
-        fields.joined([p.fields for p in parts]),
+        joined([p.fields for p in parts]),
         np.concatenate([p.id for p in parts]),
         np.concatenate([p.natural for p in parts]),
     )
-
-
-def _changes(*keys: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Where a row's keys are not those of the row before."""
-    out = np.ones(len(keys[0]), bool)
-    out[1:] = False
-    for key in keys:
-        out[1:] |= key[1:] != key[:-1]
-    return out
 
 
 def _grouped(rows: _Rows) -> tuple[_Rows, I64]:
@@ -271,7 +262,7 @@ def _grouped(rows: _Rows) -> tuple[_Rows, I64]:
     else:
         order = np.lexsort((identity, time, resource, span))
     rows = rows.take(order)
-    fresh = _changes(rows.span, rows.resource, rows.time, rows.identity)
+    fresh = changes(rows.span, rows.resource, rows.time, rows.identity)
     if not fresh.all():
         rows = rows.take(fresh)
-    return rows, np.flatnonzero(_changes(rows.span, rows.resource, rows.time))
+    return rows, np.flatnonzero(changes(rows.span, rows.resource, rows.time))
