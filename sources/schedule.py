@@ -255,9 +255,27 @@ class Schedule:
     def _plan(self, state: _State, now: int) -> None:
         """Open the target's oldest period that runs and is not settled, else the next to come. Those that have ended are missed."""
         settled = state.settled
+        intervals = state.target.intervals
+        due, active = 0, intervals
+        if len(intervals) == 1 and settled[intervals[0]] == now - now % intervals[0]:
+            # Most have one interval, and have just been polled.
+            due = settled[intervals[0]] + intervals[0]
+        else:
+            due, active = self._oldest(settled, intervals, now)
+        state.due, state.active = due, active
+        self._unread.add(due)
+        slot = state.slot
+        (self._slots.get(slot) or self._slots.setdefault(slot, _Open())).add(due)
+        # Of all targets, so that an entry of one that was there before is never taken for a new one's.
+        self._version += 1
+        state.version = self._version
+        heapq.heappush(self._heap, (due + state.jitter, due, state.target.key, self._version))
+
+    def _oldest(self, settled: dict[int, int], intervals: tuple[int, ...], now: int) -> tuple[int, tuple[int, ...]]:
+        """The start of the oldest period that is not settled, and the intervals that have one there. Those that have ended are settled: missed."""
         due = 1 << 62
         active: tuple[int, ...] = ()
-        for interval in state.target.intervals:
+        for interval in intervals:
             current = now - now % interval
             last = settled[interval]
             if last > current + interval:
@@ -270,14 +288,7 @@ class Schedule:
                 due, active = last + interval, (interval,)
             elif last + interval == due:
                 active = (*active, interval)
-        state.due, state.active = due, active
-        self._unread.add(due)
-        slot = state.slot
-        (self._slots.get(slot) or self._slots.setdefault(slot, _Open())).add(due)
-        # Of all targets, so that an entry of one that was there before is never taken for a new one's.
-        self._version += 1
-        state.version = self._version
-        heapq.heappush(self._heap, (due + state.jitter, due, state.target.key, self._version))
+        return due, active
 
     def _close(self, state: _State) -> None:
         """Close the open period of a target that waits."""

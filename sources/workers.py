@@ -68,7 +68,9 @@ class Workers:
         self._wake = wake
         self._jobs: deque[Job] = deque()
         self._outcomes: deque[Outcome] = deque()
-        self._changed = threading.Condition()
+        # A plain lock: it is taken for each call, and waited for only where there is nothing to do.
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._threads: set[_Worker] = set()
         self._hung: set[_Worker] = set()
         self._waiting: dict[Answer, _Waiting] = {}
@@ -78,7 +80,7 @@ class Workers:
         """Have the jobs done, each as soon as a thread is free."""
         if not jobs:
             return
-        with self._changed:
+        with self._lock:
             self._jobs.extend(jobs)
             idle = sum(w.job is None for w in self._threads)
             for _ in range(min(len(self._jobs) - idle, self._size - len(self._threads))):
@@ -93,21 +95,21 @@ class Workers:
     @property
     def busy(self) -> int:
         """Jobs that wait or are being done, hung ones not counted."""
-        with self._changed:
+        with self._lock:
             waiting = sum(not w.given_up for w in self._waiting.values())
             return len(self._jobs) + waiting + sum(w.job is not None for w in self._threads)
 
     @property
     def hung(self) -> int:
         """Calls that were given up and have not returned."""
-        with self._changed:
+        with self._lock:
             return len(self._hung) + sum(w.given_up for w in self._waiting.values())
 
     def outcomes(self) -> list[Outcome]:
         """What has come since the last time, time-outs included."""
         now = time.monotonic()
         late = []
-        with self._changed:
+        with self._lock:
             for answer, waiting in self._waiting.items():
                 if not waiting.given_up and now - waiting.since >= waiting.job.timeout:
                     waiting.given_up = True
@@ -133,7 +135,7 @@ class Workers:
 
     def close(self) -> None:
         """Start nothing any more. What runs is left to end by itself: the threads keep no process alive. Answers are cancelled."""
-        with self._changed:
+        with self._lock:
             self._closed = True
             self._jobs.clear()
             answers = list(self._waiting)
@@ -142,18 +144,21 @@ class Workers:
             answer.future.cancel()
 
     def _next(self, worker: _Worker) -> Job | None:
-        with self._changed:
+        with self._lock:
             while not self._closed and not worker.left_behind:
                 if self._jobs:
-                    job = self._jobs.popleft()
-                    worker.since, worker.began, worker.job = time.monotonic(), self._clock(), job
-                    return job
+                    return self._begin(worker)
                 self._changed.wait()
             return None
 
+    def _begin(self, worker: _Worker) -> Job:
+        job = self._jobs.popleft()
+        worker.since, worker.began, worker.job = time.monotonic(), self._clock(), job
+        return job
+
     def _wait_for(self, worker: _Worker, answer: Answer) -> None:
         """Let the thread go: the outcome comes with the answer."""
-        with self._changed:
+        with self._lock:
             job, worker.job = worker.job, None
             assert job is not None
             if worker.left_behind:
@@ -162,11 +167,11 @@ class Workers:
         answer.future.add_done_callback(lambda _: self._answered(answer))
 
     def _answered(self, answer: Answer) -> None:
-        with self._changed:
+        with self._lock:
             waiting = self._waiting[answer]
         items, error = _drained(answer)
         outcome = Outcome(waiting.job, "done", items, error, waiting.began, self._clock())
-        with self._changed:
+        with self._lock:
             del self._waiting[answer]
             if waiting.given_up:
                 outcome.state = "returned"
@@ -175,16 +180,20 @@ class Workers:
         if first:
             self._wake()
 
-    def _done(self, worker: _Worker, outcome: Outcome) -> None:
-        with self._changed:
+    def _done(self, worker: _Worker, outcome: Outcome) -> Job | None:
+        """Hand over what came of a job; the next one, where there is one at once."""
+        with self._lock:
             worker.job = None
             if worker.left_behind:
                 outcome.state = "returned"
                 self._hung.discard(worker)
             first = not self._outcomes
             self._outcomes.append(outcome)
+            more = self._jobs and not self._closed and not worker.left_behind
+            job = self._begin(worker) if more else None
         if first:
             self._wake()
+        return job
 
 
 class _Waiting(msgspec.Struct, eq=False):
@@ -206,22 +215,23 @@ class _Worker(threading.Thread):
         self.left_behind = False
 
     def run(self) -> None:
-        pool = self._pool
-        while (job := pool._next(self)) is not None:  # noqa: SLF001 -- the two make one thing
-            outcome = carry_out(job, pool._clock, wait=False)  # noqa: SLF001
+        pool, clock = self._pool, self._pool._clock  # noqa: SLF001 -- the two make one thing
+        job: Job | None = None
+        while job is not None or (job := pool._next(self)) is not None:  # noqa: SLF001
+            outcome = carry_out(job, clock, self.began, wait=False)
             if isinstance(outcome, Answer):
                 pool._wait_for(self, outcome)  # noqa: SLF001
+                job = None
             else:
-                pool._done(self, outcome)  # noqa: SLF001
+                job = pool._done(self, outcome)  # noqa: SLF001
 
 
 @overload
-def carry_out(job: Job, clock: Callable[[], int]) -> Outcome: ...
+def carry_out(job: Job, clock: Callable[[], int], began: int) -> Outcome: ...
 @overload
-def carry_out(job: Job, clock: Callable[[], int], *, wait: bool) -> Outcome | Answer: ...
-def carry_out(job: Job, clock: Callable[[], int], *, wait: bool = True) -> Outcome | Answer:
+def carry_out(job: Job, clock: Callable[[], int], began: int, *, wait: bool) -> Outcome | Answer: ...
+def carry_out(job: Job, clock: Callable[[], int], began: int, *, wait: bool = True) -> Outcome | Answer:
     """Make the call, whatever it raises. An Answer is waited for, or given back as it is."""
-    began = clock()
     if began >= job.expires:
         return Outcome(job, "expired", began=began, ended=began)
     try:
@@ -259,7 +269,7 @@ class InlineWorkers:
 
     def submit(self, *jobs: Job) -> None:
         """Do them now."""
-        self._outcomes += [carry_out(job, self._clock) for job in jobs]
+        self._outcomes += [carry_out(job, self._clock, self._clock()) for job in jobs]
 
     def outcomes(self) -> list[Outcome]:
         """What has come since the last time."""

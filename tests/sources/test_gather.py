@@ -4,6 +4,8 @@ import json
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nephoscope import identity
 from nephoscope.batch import MAX_MESSAGE, Header, decode
@@ -61,6 +63,39 @@ def test_every_reading_becomes_a_sample_with_all_that_belongs_to_it():
     assert (header, disk.measured_at, disk.unit) == (LONG, DUE + 7, "B")
     assert got["cpu", "vm2"][1].resource_metadata == {"a": 1}
     assert got["cpu", "vm2"][1].id == identity.polled_id("mine", "cpu", "vm2", DUE)
+
+
+WILD = st.sampled_from([CPU, LOAD, DISK, Meter("unwanted", "gauge", "u", "r", "d")])
+
+
+@given(
+    st.lists(
+        st.tuples(
+            WILD,
+            st.sampled_from([1, 2.5, True, math.inf, math.nan, None, "7", 10**400]),
+            st.sampled_from(["vm1", "vm2", "", 5]),
+            st.sampled_from(["{}", '{"a":1}']),
+            st.sampled_from([NEVER, DUE + 3]),
+        ),
+        max_size=4,
+    ),
+    st.booleans(),
+)
+def test_readings_alike_give_what_each_by_itself_gives(given_, alike):
+    """A list whose readings have most in common takes a shorter way."""
+    if alike and given_:
+        given_ = [(meter, volume if isinstance(volume, float) else 1.0, *given_[0][2:]) for meter, volume, *_ in given_]
+    readings = [Reading(m, v, r, text, "u", "p", at) for m, v, r, text, at in given_]
+    together, apart = Gatherer(8), Gatherer(8)
+
+    for _ in range(2):
+        assert together.add(readings, HEADERS, DUE, DUE) == sum(
+            apart.add(iter([r]), HEADERS, DUE, DUE) for r in readings
+        )
+        assert together.rows == apart.rows
+        one, other = together.take(), apart.take()
+        assert sorted(map(repr, samples(one))) == sorted(map(repr, samples(other)))
+        assert [(x.reason, x.data) for x in one.letters] == [(x.reason, x.data) for x in other.letters]
 
 
 def test_polls_of_several_targets_share_a_batch_a_partition_and_header():

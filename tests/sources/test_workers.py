@@ -108,15 +108,20 @@ def test_hung_calls_are_left_behind_and_the_others_go_on(workers):
 
 
 def test_only_so_many_are_left_behind(workers):
-    release = threading.Event()
+    first, second = threading.Event(), threading.Event()
     pool = workers(1, spare=1)
-    for _ in range(2):
-        pool.submit(job(lambda: [release.wait(10)], timeout=0.02))
-    pool.submit(job(lambda: ["late"], timeout=5))
-    assert [o.state for o in wait_for(pool, 2, 0.3)] == ["timeout"]
+    for release in (first, second):
+        pool.submit(job(lambda release=release: [release.wait(30)], timeout=0.02))
+    pool.submit(job(lambda: ["late"], timeout=30))
 
-    release.set()
-    assert sorted(o.state for o in wait_for(pool, 3)) == ["done", "done", "returned"]
+    assert [o.state for o in wait_for(pool, 1)] == ["timeout"]
+    assert wait_for(pool, 1, 0.2) == []
+
+    # The second one first: it is overdue, but nobody takes its place.
+    second.set()
+    assert [o.state for o in wait_for(pool, 2)] == ["done", "done"]
+    first.set()
+    assert [o.state for o in wait_for(pool, 1)] == ["returned"]
 
 
 @pytest.mark.parametrize("kind", [lambda: Workers(1), InlineWorkers])
