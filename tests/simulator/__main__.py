@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 
@@ -27,7 +28,10 @@ def main() -> int:
     for kind in (Nephoscope, Ceilometer) if given.compare else (Nephoscope,):
         began = time.process_time()
         result = Run(given.seed, kind=kind, **options)()
-        time.process_time() - began
+        took = round(time.process_time() - began, 1)
+        said = {"who": kind.__name__, "seed": given.seed, **options, **vars(result), "cpu_seconds": took}
+        sys.stdout.write(json.dumps(said) + "\n")
+        sys.stdout.flush()
         if kind is not Ceilometer:
             silent = result.missing > (result.counted if given.harsh or given.interval < 2 * given.lease else 0)
             bad = bool(silent or result.doubled)
