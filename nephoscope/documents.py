@@ -121,18 +121,21 @@ def load(path: str | Path) -> Node:
     return node
 
 
-def read(path: str | Path, checker: Checker) -> Node | None:
-    """The document of a file; None where the checker was told that it cannot be read. Other problems of the YAML are told as well."""
+def read(path: str | Path, checker: Checker, *, last_counts: bool = False) -> Node | None:
+    """The document of a file; None where the checker was told that it cannot be read. Other problems of the YAML are told as well.
+
+    last_counts: a key that is there twice is a warning, not a problem.
+    """
     try:
         with Path(path).open("rb") as stream:
             raw = stream.read(MAX_BYTES + 1)
     except OSError as error:
         checker.wrong(f"cannot be read: {error.strerror or error}")
         return None
-    return parse(raw, checker)
+    return parse(raw, checker, last_counts=last_counts)
 
 
-def parse(raw: bytes | str, checker: Checker) -> Node | None:
+def parse(raw: bytes | str, checker: Checker, *, last_counts: bool = False) -> Node | None:
     """As read, of a text."""
     if len(raw) > MAX_BYTES:
         checker.wrong(f"is larger than {MAX_BYTES >> 20} MB")
@@ -140,7 +143,8 @@ def parse(raw: bytes | str, checker: Checker) -> Node | None:
     try:
         text = raw.decode("utf-8-sig") if isinstance(raw, bytes) else raw
         text.encode()  # libyaml would, and PyYAML without it would not
-        return compose(text, lambda message, line, hint: checker.wrong(message, line, hint=hint))
+        twice = (lambda message, line, hint: checker.warn(message, line, hint=hint)) if last_counts else None
+        return compose(text, lambda message, line, hint: checker.wrong(message, line, hint=hint), twice)
     except UnicodeDecodeError as error:
         checker.wrong(f"is not UTF-8 (byte {error.start})")
     except UnicodeEncodeError:

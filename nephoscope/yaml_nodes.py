@@ -69,10 +69,13 @@ def kind(value: Any) -> str:
     return "text" if isinstance(value, str) else "a list" if isinstance(value, list) else "a mapping"
 
 
-def compose(text: str, tell: Tell) -> Node:
-    """The only document of a YAML text. Duplicate keys, foreign tags and the like are told; what makes the whole unreadable is raised as Refused."""
+def compose(text: str, tell: Tell, twice: Tell | None = None) -> Node:
+    """The only document of a YAML text. Duplicate keys, foreign tags and the like are told; what makes the whole unreadable is raised as Refused.
+
+    twice: told of duplicate keys instead, of which the last counts then, as with most readers of YAML.
+    """
     try:
-        return _Composer(text, tell).document()
+        return _Composer(text, tell, twice).document()
     except yaml.YAMLError as error:
         raise _syntax(error, text) from None
 
@@ -100,9 +103,10 @@ def _syntax(error: yaml.YAMLError, text: str) -> Refused:
 class _Composer:
     """Builds Nodes from the parser's events. An alias gives its anchor's Node again; what it adds when written out is counted."""
 
-    def __init__(self, text: str, tell: Tell) -> None:
+    def __init__(self, text: str, tell: Tell, twice: Tell | None) -> None:
         self._events: Iterator[Any] = yaml.parse(text, Loader=_LOADER)
         self._tell = tell
+        self._twice = twice
         self._scalars: Any = yaml.SafeLoader("")
         self._anchors: dict[str, tuple[Node, int] | None] = {}
 
@@ -172,9 +176,12 @@ class _Composer:
                 merged += node.value if isinstance(node.value, list) else [node]
             elif not isinstance(key.value, str):
                 self._tell(f"a key must be text, not {kind(key.value)}", place, "put it in quotes")
-            elif key.value in members:
+            elif key.value in members and self._twice is None:
                 self._tell(f"the key {key.value!r} is there twice (first in line {lines[key.value]})", place, "")
             else:
+                if key.value in members and self._twice is not None:
+                    words = f"the key {key.value!r} is there twice (first in line {lines[key.value]}): the last counts"
+                    self._twice(words, place, "")
                 members[key.value], lines[key.value] = node, place
         for node in merged:
             if not isinstance(node.value, dict):

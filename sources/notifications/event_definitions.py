@@ -52,20 +52,23 @@ CATCH_ALL = EventDefinition(EventTypes(("*",)), DEFAULT_TRAITS)
 """For what no definition is for, unless such notifications are to be dropped."""
 
 
-def load_events(files: Sequence[str | Path]) -> list[EventDefinition]:
+def load_events(files: Sequence[str | Path], warnings: Checker | None = None) -> list[EventDefinition]:
     """The definitions of some files, in their order: of those that are for an event type the last counts.
 
-    Raises ConfigError with every problem of a file.
+    Raises ConfigError with every problem of a file; what loads but can hardly be meant is told to `warnings`.
     """
     out: list[EventDefinition] = []
     for file in files:
         checker = Checker(str(file))
-        node = read(file, checker)
+        # Ceilometer shipped a file with a trait that is there twice.
+        node = read(file, checker, last_counts=True)
         if node is not None and node.value is not None:
             items = checker.items(node, "") or []
             found = [_definition(checker, item, f"[{i}]") for i, item in enumerate(items)]
             out += [d for d in found if d is not None]
         checker.raise_problems()
+        if warnings is not None:
+            warnings.warnings += checker.warnings
     return out
 
 

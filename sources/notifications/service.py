@@ -58,7 +58,7 @@ def definitions(
     except ConfigError as error:
         problems += error.problems
     try:
-        events = load_events([event_file(settings)])
+        events = load_events([event_file(settings)], warnings)
     except ConfigError as error:
         problems += error.problems
     if problems:

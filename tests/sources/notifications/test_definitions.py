@@ -282,3 +282,21 @@ def test_nothing_in_a_definition_is_run(tmp_path, text):
     except ConfigError:
         return
     assert samples_of(meters, notification(payload={"id": "r"}))[0] == []
+
+
+def test_a_trait_that_is_there_twice_is_the_last_one_and_told(tmp_path):
+    """Ceilometer itself shipped a file with one, up to Ocata."""
+    file = tmp_path / "events.yaml"
+    file.write_text(
+        "- event_type: trove.*\n"
+        "  traits:\n"
+        "    state: {fields: payload.state_description}\n"
+        "    user_id: {fields: payload.user_id}\n"
+        "    state: {fields: payload.state}\n"
+    )
+    told = Checker("")
+    events = Events(load_events([file], told))
+    event, _ = events.event(unwrap(enveloped(notification("trove.x", {"state": "a", "state_description": "b"}))))
+
+    assert {t.name: t.value for t in event.traits}["state"] == "a"
+    assert [(w.line, "there twice" in w.message) for w in told.warnings] == [(5, True)]
