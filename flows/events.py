@@ -1,7 +1,7 @@
 """From the topic of events to the store and the publishers: read in order, written, and only then noted as done.
 
-Guarantee: at least once, and in the store once: it keeps the first event of a message_id. How far it is stands in a file of the state folder,
-written after the store has what came before; whoever has the folder's lock reads on from there.
+Guarantee: at least once, and in the store once: it keeps the first event of a message_id. How far it is stands in a file of the state folder, written
+after the store has what came before; whoever has the folder's lock reads on from there. A publisher with a queue has a place of its own in it.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from nephoscope import publishers, registry
+from flows.event_outlets import PART, EventOutlets, Place
+from flows.outlet import Stopped
+from nephoscope import registry
 from nephoscope.dead_letters import DeadLetter, Origin, bury
 from nephoscope.errors import BatchError, ConfigError, NephoscopeError, StoreError, Unavailable
 from nephoscope.event import Event, check_event
@@ -33,7 +34,6 @@ from nephoscope.store import Store
 from nephoscope.topics import EVENTS, Log, Message
 
 _log = logging.getLogger(__name__)
-PART = "events"
 _READ = 200
 _WAIT = 0.5
 _NOTE_EVERY = 1.0
@@ -41,21 +41,24 @@ _LOOK_EVERY = 5.0
 """Seconds between tries for the lock, while another process has it."""
 
 
-class Stopped(NephoscopeError):
-    """Told to stop while something was away."""
-
-
 def event_pipeline(settings: Settings) -> EventPipeline:
     """The event pipeline that the settings name. Raises ConfigError."""
-    schemes = [s for s in registry.names(registry.PUBLISHER) if _takes_events(s)]
-    return load_event_pipeline(settings.event_pipeline_cfg_file or shipped("event_pipeline.yaml"), schemes)
+    return load_event_pipeline(settings.event_pipeline_cfg_file or shipped("event_pipeline.yaml"))
 
 
-def _takes_events(scheme: str) -> bool:
-    try:
-        return hasattr(registry.load(registry.PUBLISHER, scheme), "publish_events")
-    except NephoscopeError:
-        return False
+class _Noted(msgspec.Struct):
+    """What stands in the file: `place`, and that of each publisher whose queue was behind it."""
+
+    place: Place = {}
+    queues: dict[str, Place] = {}
+
+    @classmethod
+    def read(cls, text: bytes) -> _Noted:
+        """Read it; the older form is the place alone. Raises MsgspecError."""
+        found = msgspec.json.decode(text)
+        if isinstance(found, dict) and "place" not in found:
+            found = {"place": found}
+        return msgspec.convert(found, cls, strict=False)
 
 
 class EventFlow:
@@ -83,20 +86,19 @@ class EventFlow:
         secret: str = "",
     ) -> None:
         self._log = log
-        self._opened = opened
         self._routes = routes
         self._place = place
         self._stop = stop
-        self._health = health
-        self._secret = secret
         self._counts = Counts("events")
-        self._store: Store | None = None
-        self._publishers: dict[str, Any] = {}
+        self._outlets = EventOutlets(opened, self._bury, stop, health, secret)
+        # Where each publisher with a queue begins; all others where `_ours` says.
+        self._theirs: dict[str, Place] = {}
+        self._ours: Place = {}
 
     def run(self) -> None:
         """Go on until told to stop."""
         offsets = self._start()
-        noted = dict(offsets)
+        noted = ""
         said = time.monotonic()
         with closing(self._log.consumer(EVENTS, offsets)) as consumer:
             try:
@@ -105,27 +107,34 @@ class EventFlow:
                     if messages:
                         self._take(messages)
                         offsets.update({m.partition: m.offset + 1 for m in messages})
-                    if offsets != noted and time.monotonic() - said > _NOTE_EVERY:
-                        self._note(offsets)
-                        noted, said = dict(offsets), time.monotonic()
+                    if time.monotonic() - said > _NOTE_EVERY:
+                        noted, said = self._note(offsets, noted), time.monotonic()
             except Stopped:
                 pass
             finally:
-                self._note(offsets)
-                self._close()
+                self._outlets.close()
+                self._note(offsets, noted)
 
-    def _start(self) -> dict[int, int]:
+    def _start(self) -> Place:
         """The offset to begin with, of each partition. What retention has removed meanwhile is told."""
-        begin = self._log.begin(EVENTS)
+        begin = dict(enumerate(self._log.begin(EVENTS)))
         try:
-            noted = msgspec.json.decode(self._place.read_bytes(), type=dict[int, int])
+            noted = _Noted.read(self._place.read_bytes())
         except FileNotFoundError:
-            noted = {}
+            noted = _Noted()
         except (OSError, msgspec.MsgspecError) as error:
             _log.warning("%s cannot be read (%s): all events are read again, and kept once", self._place, error)
-            noted = {}
+            noted = _Noted()
+        self._ours = self._since(noted.place, begin)
+        known = self._routes.urls()
+        for url, place in noted.queues.items():
+            if url in known and self._outlets.queue(url) is not None:
+                self._theirs[url] = self._since({**noted.place, **place}, begin)
+        return {p: min(place[p] for place in (self._ours, *self._theirs.values())) for p in begin}
+
+    def _since(self, noted: Place, begin: Place) -> Place:
         out = {}
-        for partition, first in enumerate(begin):
+        for partition, first in begin.items():
             offset = noted.get(partition, first)
             if offset < first:
                 self._counts.dropped(first - offset, "expired")
@@ -135,11 +144,22 @@ class EventFlow:
             out[partition] = max(offset, first)
         return out
 
-    def _note(self, offsets: Mapping[int, int]) -> None:
+    def _note(self, offsets: Place, before: str) -> str:
+        """Note how far all are, unless that is what was noted before; what is noted."""
+        # Where others begin earlier, what is ours is through up to where it was.
+        ours = {p: max(offset, self._ours.get(p, 0)) for p, offset in offsets.items()}
+        queues = {url: self._outlets.place(url, offsets) for url in self._routes.urls() if self._outlets.has_queue(url)}
+        late = {url: place for url, place in queues.items() if place != ours}
+        text = msgspec.json.encode(_Noted(ours, late)).decode()
+        if text != before:
+            self._write_down(text.encode())
+        return text
+
+    def _write_down(self, text: bytes) -> None:
         beside = self._place.with_suffix(".new")
         try:
             with beside.open("wb") as file:
-                file.write(msgspec.json.encode(offsets))
+                file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
             beside.replace(self._place)
@@ -150,7 +170,9 @@ class EventFlow:
     def _take(self, messages: Sequence[Message]) -> None:
         letters: list[DeadLetter] = []
         by_url: dict[str, list[Event]] = {}
+        begin: Place = {}
         for message in messages:
+            begin.setdefault(message.partition, message.offset)
             try:
                 events = decode_events(message.value)
             except BatchError as error:
@@ -169,58 +191,16 @@ class EventFlow:
                 if not urls:
                     self._counts.dropped(1, "unmatched")
                 for url in urls:
-                    by_url.setdefault(url, []).append(event)
-        for url, events in by_url.items():
-            self._publish(url, events)
+                    if message.offset >= self._theirs.get(url, self._ours)[message.partition]:
+                        by_url.setdefault(url, []).append(event)
+        # Those with a queue first: they have it while others are waited for.
+        for url in sorted(by_url, key=lambda url: url == STORE or self._outlets.queue(url) is None):
+            self._outlets.put(url, by_url[url], begin)
+        self._bury(letters)
+
+    def _bury(self, letters: Sequence[DeadLetter]) -> None:
         if letters:
-            self._persist(lambda: bury(self._log, letters), "log")
-
-    def _publish(self, url: str, events: list[Event]) -> None:
-        if url == STORE:
-            self._persist(lambda: self._write(events), STORE)
-        else:
-            self._persist(lambda: self._pass_on(url, events), publishers.label_of(url))
-        self._counts.sent(len(events))
-
-    def _write(self, events: list[Event]) -> None:
-        if self._store is None:
-            self._store = self._opened()
-        self._store.write_events(events)
-
-    def _pass_on(self, url: str, events: list[Event]) -> None:
-        if url not in self._publishers:
-            self._publishers[url] = publishers.open_publisher(url, self._secret)
-        self._publishers[url].publish_events(events)
-        self._publishers[url].flush()
-
-    def _persist(self, work: Callable[[], object], what: str) -> None:
-        """Call until it succeeds. Raises Stopped."""
-        pause, away = 0.1, False
-        while True:
-            try:
-                work()
-            except Unavailable as error:
-                if not away:
-                    _log.warning("events: %s is away, trying again until it is there: %s", what, error)
-                away = True
-                if self._health is not None:
-                    self._health.away(PART, f"{what}: {error}")
-                self._counts.failed("unavailable")
-            else:
-                if self._health is not None:
-                    self._health.back(PART)
-                return
-            if self._stop.wait(pause * random.uniform(0.5, 1.0)):  # noqa: S311 -- jitter, not secrecy
-                raise Stopped(f"stopped while {what} was away")
-            pause = min(2 * pause, 10.0)
-
-    def _close(self) -> None:
-        for one in (*self._publishers.values(), self._store):
-            if one is not None:
-                try:
-                    one.close()
-                except NephoscopeError as error:
-                    _log.warning("events: %s", error)
+            self._outlets.persist(lambda: bury(self._log, letters), "log")
 
 
 def _letter(reason: str, detail: str, data: bytes, message: Message) -> DeadLetter:

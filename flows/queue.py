@@ -14,12 +14,11 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 import pyarrow as pa
 
-from flows.monitor import Monitor
 from flows.tickets import Ticket
 from nephoscope.errors import NephoscopeError, Unavailable
 from nephoscope.metrics import Counts
@@ -35,6 +34,24 @@ TOGETHER = 5_000
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
 _LONGEST_ASKED = 300.0
 _TELL_EVERY = 60.0
+
+
+class Hears(Protocol):
+    """Who is told how a queue stands: the flow's Monitor."""
+
+    counts: Counts
+
+    def publisher(self, name: str, report: Callable[[], Mapping[str, Any]]) -> None:
+        """There is this publisher, and who tells what waits in its queue."""
+        ...
+
+    def away(self, part: str, error: Exception, *, kind: str = "", needed: bool = True) -> None:
+        """It cannot be used now."""
+        ...
+
+    def back(self, part: str) -> None:
+        """It works."""
+        ...
 
 
 class Waiting:
@@ -72,11 +89,15 @@ class Queue:
         make: opens it.
         delivery: its policy and bounds.
         monitor: hears of what is away.
+        what: what goes through it, in words.
 
     """
 
-    def __init__(self, name: str, make: Callable[[], Publisher], delivery: Delivery, monitor: Monitor) -> None:
+    def __init__(
+        self, name: str, make: Callable[[], Publisher], delivery: Delivery, monitor: Hears, what: str = "samples"
+    ) -> None:
         self.name = name
+        self._what = what
         self._make, self._delivery, self._monitor = make, delivery, monitor
         self._publisher: Publisher | None = None
         self._counts, self._flow = Counts("publisher", ("publisher",)), monitor.counts
@@ -132,9 +153,10 @@ class Queue:
                 return
             if self._delivery.policy == DROP:
                 self._counts.dropped(left, "stopped", self.name)
-                _log.warning("%s: %d samples were not delivered, and are dropped", self.name, left)
+                _log.warning("%s: %d %s were not delivered, and are dropped", self.name, left, self._what)
             else:
-                _log.warning("%s: %d samples were not delivered; they wait in the flow's snapshot", self.name, left)
+                where = "in the flow's snapshot" if self._what == "samples" else "in the log"
+                _log.warning("%s: %d %s were not delivered; they wait %s", self.name, left, self._what, where)
 
     # -- the thread
 
@@ -259,7 +281,8 @@ class Queue:
 
     def _tell(self, why: str) -> None:
         if self._untold:
-            _log.warning("%s: %d samples were dropped%s", self.name, self._untold, f" ({why})" if why else "")
+            more = f" ({why})" if why else ""
+            _log.warning("%s: %d %s were dropped%s", self.name, self._untold, self._what, more)
             self._told, self._untold = time.monotonic(), 0
 
     def _report(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from nephoscope.batch import SCHEMA, Header
 from nephoscope.dead_letters import Written
+from nephoscope.event_forms import EVENT_STRUCTS
 from nephoscope.event_messages import EventMessage
 from nephoscope.forms import STRUCTS
 from nephoscope.publishers import Channel
@@ -31,8 +32,22 @@ _FORMS = {
 }
 
 
-def document(settings: Settings, channels: Iterable[tuple[str, Channel]] = ()) -> dict[str, Any]:
-    """The document of an installation. `channels`: where the pipeline's publishers write, each with the sink that it belongs to."""
+_EVENT_FORMS = {
+    "json": "An event in Nephoscope's own form.",
+    "cloudevents": "An event as a CloudEvent 1.0, structured mode.",
+    "ceilometer": "An event as Ceilometer serialises it.",
+}
+
+
+def document(
+    settings: Settings,
+    channels: Iterable[tuple[str, Channel]] = (),
+    event_channels: Iterable[tuple[str, Channel]] = (),
+) -> dict[str, Any]:
+    """The document of an installation.
+
+    `channels`: where the pipeline's publishers write, each with the sink that it belongs to; `event_channels`: where the event pipeline's do.
+    """
     out: dict[str, Any] = {
         "asyncapi": VERSION,
         "info": {
@@ -49,8 +64,9 @@ def document(settings: Settings, channels: Iterable[tuple[str, Channel]] = ()) -
     }
     _own(out, settings)
     used = {"batch", "events", "deadLetter"}
-    for sink, channel in channels:
-        used.add(_add(out, sink, channel))
+    for what, some in (("sample", channels), ("event", event_channels)):
+        for sink, channel in some:
+            used.add(_add(out, sink, channel, what))
     messages = out["components"]["messages"]
     for name in messages.keys() - used:
         del messages[name]
@@ -95,10 +111,10 @@ def _own(out: dict[str, Any], settings: Settings) -> None:
             }
 
 
-def _add(out: dict[str, Any], sink: str, channel: Channel) -> str:
-    """A publisher's channel; the name of its message."""
+def _add(out: dict[str, Any], sink: str, channel: Channel, what: str) -> str:
+    """A publisher's channel; the name of its message. `what`: sample or event."""
     name = _unique(out["channels"], f"{sink}-{channel.address}")
-    message = f"sample-{channel.form}"
+    message = f"{what}-{channel.form}"
     servers = [_server(out, channel.protocol, host) for host in channel.servers]
     out["channels"][name] = {
         "address": channel.address,
@@ -180,6 +196,14 @@ def _messages() -> dict[str, Any]:
             "headers": _headers("id", "The sample's id."),
             "payload": {"$ref": f"#/components/schemas/{struct.__name__}"},
         }
+    for form, struct in EVENT_STRUCTS.items():
+        out[f"event-{form}"] = {
+            "title": struct.__name__,
+            "summary": _EVENT_FORMS[form],
+            "contentType": "application/cloudevents+json" if form == "cloudevents" else "application/json",
+            "headers": _headers("id", "The message_id."),
+            "payload": {"$ref": f"#/components/schemas/{struct.__name__}"},
+        }
     return out
 
 
@@ -198,7 +222,7 @@ def _columns() -> list[dict[str, str]]:
 
 
 def _schemas() -> dict[str, Any]:
-    kinds = (Header, Written, EventMessage, *STRUCTS.values())
+    kinds = (Header, Written, EventMessage, *STRUCTS.values(), *EVENT_STRUCTS.values())
     _, found = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
     # Defaults that are tuples become what JSON knows.
     out: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(dict(sorted(found.items()))))

@@ -45,11 +45,6 @@ def event_to_dict(event: Event) -> dict[str, Any]:
     }
 
 
-def event_line(event: Event) -> bytes:
-    """The same as a line of JSON."""
-    return _encode(event_to_dict(event)) + b"\n"
-
-
 def event_records(events: Iterable[Event], partitions: int) -> Iterator[Record]:
     """The messages of some events, in their order within a partition, each below the brokers' limit (an event alone may be above it)."""
     groups: dict[int, list[bytes]] = {}

@@ -6,6 +6,8 @@ A publisher's class may say
 * `policy`: what happens while it is away, where its URL does not say: one of POLICIES, by default ``queue``.
 * `channel(url)`: the Channel that it writes to, for the AsyncAPI document.
 * `secrets = True`: it takes the setting telemetry_secret as its second argument.
+* `publish_events`: takes events (nephoscope.store.EventPublisher); then `check_events(url)` and `event_channel(url)` may say what is
+  different for them.
 
 All publishers but those that keep their place in the snapshot (nephoscope.store.Positioned) know the options of DELIVERY: they are taken out of
 the URL before the publisher sees it. A secret stands in a URL by reference only: ``${env:NAME}`` or ``${file:/path}``.
@@ -209,13 +211,17 @@ def delivery_of(url: str) -> tuple[str, Delivery]:
     return before + (mark and rest and mark + rest), Delivery(policy, options["max_queue_length"], retries)
 
 
-def check(url: str) -> list[Problem]:
-    """What is wrong with a publisher's URL; empty too where the client that it needs is not installed: it could not run here at all."""
+def check(url: str, *, events: bool = False) -> list[Problem]:
+    """What is wrong with a publisher's URL; empty too where the client that it needs is not installed: it could not run here at all.
+
+    events: it stands in an event pipeline.
+    """
     try:
         kind = _class_of(url)
         plain, _ = delivery_of(url)
-        if hasattr(kind, "check"):
-            kind.check(plain if "://" in plain else f"{plain}://")
+        name = "check_events" if events and hasattr(kind, "check_events") else "check"
+        if hasattr(kind, name):
+            getattr(kind, name)(plain if "://" in plain else f"{plain}://")
     except MissingExtra:
         return []
     except ConfigError as error:
@@ -230,6 +236,19 @@ def open_publisher(url: str, telemetry_secret: str = "") -> Publisher:
     more = (telemetry_secret,) if getattr(kind, "secrets", False) else ()
     made: Publisher = kind(plain if "://" in plain else f"{plain}://", *more)
     return made
+
+
+def event_schemes() -> list[str]:
+    """The schemes of the publishers that take events, and of those of which that is not known: their client is not installed."""
+    found = []
+    for scheme in registry.names(registry.PUBLISHER):
+        try:
+            takes = hasattr(registry.load(registry.PUBLISHER, scheme), "publish_events")
+        except MissingExtra:
+            takes = True
+        if takes:
+            found.append(scheme)
+    return found
 
 
 def is_positioned(url: str) -> bool:

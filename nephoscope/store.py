@@ -352,10 +352,11 @@ class Store(Protocol):
 
 
 class Refused(StoreError):
-    """A publisher's receiver will never take `rows`. All else that was published is out."""
+    """A publisher's receiver will never take `rows`, or `events`. All else that was published is out."""
 
-    def __init__(self, message: str, rows: Sequence[pa.RecordBatch]) -> None:
+    def __init__(self, message: str, rows: Sequence[pa.RecordBatch] = (), events: Sequence[Event] = ()) -> None:
         self.rows = list(rows)
+        self.events = list(events)
         super().__init__(message)
 
 
@@ -382,6 +383,27 @@ class Publisher(Protocol):
 
     def close(self) -> None:
         """Flush, and give back what it holds."""
+        ...
+
+
+@runtime_checkable
+class EventPublisher(Protocol):
+    """A publisher that takes events as well. Its class may have ``check_events(url)``, as ``check``, for a URL in an event pipeline."""
+
+    def publish_events(self, events: Sequence[Event]) -> None:
+        """Take events, in their order; `flush` and `discard` are for them too. Refused then holds `events`."""
+        ...
+
+    def flush(self) -> None:
+        """See Publisher."""
+        ...
+
+    def discard(self) -> int:
+        """See Publisher."""
+        ...
+
+    def close(self) -> None:
+        """See Publisher."""
         ...
 
 

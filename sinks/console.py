@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from nephoscope.errors import ConfigError, Problem, Unavailable
 from nephoscope.event import Event
-from nephoscope.event_messages import event_line
+from nephoscope.event_forms import event_message
 from nephoscope.store import Rows, batches
 from sinks.lines import json_lines
 
@@ -40,7 +40,7 @@ class ConsolePublisher:
     def publish_events(self, events: Sequence[Event]) -> None:
         """Print a line for each event."""
         try:
-            (self._stream or sys.stdout.buffer).writelines(event_line(event) for event in events)
+            (self._stream or sys.stdout.buffer).writelines(event_message(e) + b"\n" for e in events)
         except OSError as error:
             raise Unavailable(f"standard output: {error}") from error
 

@@ -22,7 +22,7 @@ import xxhash
 
 from nephoscope.errors import ConfigError, Problem, StoreError, Unavailable
 from nephoscope.event import Event
-from nephoscope.event_messages import event_line
+from nephoscope.event_forms import event_message
 from nephoscope.store import Rows, batches
 from sinks.lines import json_lines
 
@@ -74,6 +74,11 @@ class FilePublisher:
         except OSError as error:
             raise ConfigError([Problem(f"cannot write to {self._path}: {error.strerror}")]) from error
 
+    @staticmethod
+    def check(url: str) -> None:
+        """ConfigError for a URL that cannot be used."""
+        _options(url)
+
     def publish(self, rows: Rows) -> None:
         """Take the rows; many of them are written at once, all of them by flush."""
         for batch in batches(rows):
@@ -85,7 +90,7 @@ class FilePublisher:
 
     def publish_events(self, events: Sequence[Event]) -> None:
         """Take events, a line each."""
-        lines = [event_line(event) for event in events]
+        lines = [event_message(event) + b"\n" for event in events]
         self._lines += lines
         self._waiting += sum(map(len, lines))
 

@@ -1,4 +1,4 @@
-"""http://HOST[:PORT]/PATH?format=json|cloudevents|ceilometer and https://: a webhook that samples are posted to.
+"""http://HOST[:PORT]/PATH?format=json|cloudevents|ceilometer and https://: a webhook that samples, or events, are posted to.
 
 Guarantee: at least once: a request that was not answered with 2xx is posted again, after what came before it and before what comes next. What the receiver
 refuses (400, 422 and the like) is not; the flow counts it.
@@ -7,8 +7,11 @@ A request has a JSON array of up to `batch_size` samples (`batch=false`: one sam
 `cloudevents`: CloudEvents 1.0 as application/cloudevents-batch+json (or application/cloudevents+json). The header Idempotency-Key is the sample's id, or a
 digest of the ids of all of them: the same for the same samples.
 
+Events are posted likewise, where the URL names no format in Ceilometer's; with `raw_only=true` the payloads of their notifications alone, of those that
+are kept with them. A request's Idempotency-Key is made of the message_ids.
+
 Other options, as Ceilometer named them: timeout (seconds, 5), verify_ssl (true, false, or a file with certificates in PEM format), clientcert, clientkey; poolsize
-and raw_only are taken and mean nothing here. `token=${env:NAME}` is sent as a bearer token; `user:${env:NAME}@HOST` as basic authentication. Options that look like
+is taken and means nothing here. `token=${env:NAME}` is sent as a bearer token; `user:${env:NAME}@HOST` as basic authentication. Options that look like
 none of these belong to the receiver, and stay in the URL.
 """
 
@@ -16,6 +19,7 @@ from __future__ import annotations
 
 import ssl
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, ClassVar, Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -24,7 +28,9 @@ import pyarrow as pa
 import xxhash
 
 from nephoscope.errors import ConfigError, Problem, Unavailable
-from nephoscope.forms import CLOUDEVENTS, FORMS, JSON, ids, lines
+from nephoscope.event import Event
+from nephoscope.event_forms import event_message, payload_message
+from nephoscope.forms import CEILOMETER, CLOUDEVENTS, FORMS, JSON, ids, lines
 from nephoscope.publishers import Option, flag, one_of, read_url, referenced, seconds, text, whole
 from nephoscope.store import Refused, Rows, batches
 
@@ -44,7 +50,7 @@ def _verify(value: str) -> bool | str:
 
 
 OPTIONS: Final = {
-    "format": Option(one_of(*FORMS), JSON),
+    "format": Option(one_of(*FORMS)),
     "batch": Option(flag, True),
     "batch_size": Option(whole(1, 100_000), 500),
     "timeout": Option(seconds(0.1, 600), 5.0),
@@ -53,7 +59,7 @@ OPTIONS: Final = {
     "clientkey": Option(text, ""),
     "token": Option(text, "", secret=True),
     "poolsize": Option(whole(1, 10_000)),
-    "raw_only": Option(flag),
+    "raw_only": Option(flag, False),
 }
 
 
@@ -65,9 +71,16 @@ class _Target(NamedTuple):
 
 
 class _Request(NamedTuple):
-    rows: pa.RecordBatch
+    """A body to post. `of`: the samples, or the events, that it is made of."""
+
+    of: pa.RecordBatch | list[Event]
     messages: list[bytes]
     ids: list[bytes]
+
+    def part(self, start: int, size: int) -> _Request:
+        end = start + size
+        of = self.of[start:end] if isinstance(self.of, list) else self.of.slice(start, size)
+        return _Request(of, self.messages[start:end], self.ids[start:end])
 
 
 def _target_of(url: str, *, resolve: bool = True) -> _Target:
@@ -102,7 +115,7 @@ class HTTPPublisher:
         self._target = _target_of(url)
         self._secret = telemetry_secret
         self._requests: deque[_Request] = deque()
-        self._refused: list[pa.RecordBatch] = []
+        self._refused: list[pa.RecordBatch | list[Event]] = []
         self._why = ""
         self._name = f"{urlsplit(self._target.url).scheme}://{urlsplit(self._target.url).netloc}"
         self._client = self._open()
@@ -114,16 +127,27 @@ class HTTPPublisher:
 
     def publish(self, rows: Rows) -> None:
         """Make requests of the rows; flush posts them."""
+        form = self._target.options["format"] or JSON
+        made = [_Request(batch, lines(batch, form, secret=self._secret), ids(batch)) for batch in batches(rows)]
+        for request in made:
+            self._requests += self._cut(request)
+
+    def publish_events(self, events: Sequence[Event]) -> None:
+        """Make requests of events."""
+        # Without a format, what Ceilometer posted, as for samples.
+        form, raw_only = self._target.options["format"] or CEILOMETER, self._target.options["raw_only"]
+        some, messages = [], []
+        for event in events:
+            message = payload_message(event) if raw_only else event_message(event, form, self._secret)
+            if message is not None:
+                some.append(event)
+                messages.append(message)
+        self._requests += self._cut(_Request(some, messages, [e.message_id.encode() for e in some]))
+
+    def _cut(self, whole: _Request) -> list[_Request]:
         options = self._target.options
         size = options["batch_size"] if options["batch"] else 1
-        made = []
-        for batch in batches(rows):
-            messages, names = lines(batch, options["format"], secret=self._secret), ids(batch)
-            made += [
-                _Request(batch.slice(start, size), messages[start : start + size], names[start : start + size])
-                for start in range(0, batch.num_rows, size)
-            ]
-        self._requests += made
+        return [whole.part(start, size) for start in range(0, len(whole.ids), size)]
 
     def flush(self) -> None:
         """Post what was published, one request after the other. Refused: what the receiver will never take; the rest is there."""
@@ -136,16 +160,22 @@ class HTTPPublisher:
                 raise
         if self._refused:
             refused, self._refused = self._refused, []
-            raise Refused(f"{self._name} {self._why}", refused)
+            rows = [some for some in refused if not isinstance(some, list)]
+            events = [event for some in refused if isinstance(some, list) for event in some]
+            raise Refused(f"{self._name} {self._why}", rows, events)
 
     def _post(self, request: _Request) -> None:
         batch = self._target.options["batch"]
         kind = "application/json"
-        if self._target.options["format"] == CLOUDEVENTS:
+        payloads = self._target.options["raw_only"] and isinstance(request.of, list)
+        if self._target.options["format"] == CLOUDEVENTS and not payloads:
             kind = "application/cloudevents-batch+json" if batch else "application/cloudevents+json"
+        # A message_id may be any text; a header may not.
+        name = request.ids[0].decode("utf-8", "replace")
+        whole = batch or not (name.isascii() and name.isprintable())
         headers = {
             "Content-Type": kind,
-            "Idempotency-Key": xxhash.xxh3_128_hexdigest(b"".join(request.ids)) if batch else request.ids[0].decode(),
+            "Idempotency-Key": xxhash.xxh3_128_hexdigest(b"".join(request.ids)) if whole else name,
         }
         body = b"[" + b",".join(request.messages) + b"]" if batch else request.messages[0]
         try:
@@ -160,13 +190,11 @@ class HTTPPublisher:
             return
         if status == TOO_LARGE and len(request.ids) > 1:
             half = len(request.ids) // 2
-            self._requests.appendleft(_Request(request.rows.slice(half), request.messages[half:], request.ids[half:]))
-            self._requests.appendleft(
-                _Request(request.rows.slice(0, half), request.messages[:half], request.ids[:half])
-            )
+            self._requests.appendleft(request.part(half, len(request.ids) - half))
+            self._requests.appendleft(request.part(0, half))
             return
         if status in _FAULTS and status not in TO_BE_MENDED:
-            self._refused.append(request.rows)
+            self._refused.append(request.of)
             self._why = f"answers {status} {answer.reason_phrase}"
             return
         away = Unavailable(f"{self._name} answers {status} {answer.reason_phrase}")
@@ -176,7 +204,7 @@ class HTTPPublisher:
 
     def discard(self) -> int:
         """Forget what has not been taken. How many samples that were."""
-        count = sum(len(r.ids) for r in self._requests) + int(sum(rows.num_rows for rows in self._refused))
+        count = sum(len(r.ids) for r in self._requests) + int(sum(map(len, self._refused)))
         self._requests.clear()
         self._refused = []
         return count

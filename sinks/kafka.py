@@ -1,5 +1,7 @@
 """kafka://HOST[:PORT][,HOST[:PORT]…]/TOPIC?format=json|cloudevents|ceilometer|arrow&key=resource|partition: for consumers of Kafka.
 
+Events are messages likewise, one each, never of arrow; the message_id stands in the place of the resource's and the sample's.
+
 Guarantee: at least once, in the order of the log within a partition: `flush` returns when all replicas in sync have acknowledged (acks=all, idempotent).
 What failed goes out again from the first message that did; consumers know a repeated sample by its id.
 
@@ -19,7 +21,7 @@ told to, or by hand. Without a path, `?topic=` names it as in Ceilometer.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, ClassVar, Final, NamedTuple, TypeAlias
 
@@ -30,6 +32,8 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from nephoscope.batch import MAX_MESSAGE
 from nephoscope.errors import ConfigError, Problem, Unavailable
+from nephoscope.event import Event
+from nephoscope.event_forms import event_message
 from nephoscope.forms import CEILOMETER, CLOUDEVENTS, FORMS, JSON, ids, lines
 from nephoscope.natural import codes
 from nephoscope.partition import partitions_of
@@ -112,6 +116,32 @@ class _Messages(NamedTuple):
         """The samples in a message."""
         return self.rows.to_batches() if self.whole else [self.rows.slice(place, 1)]
 
+    @property
+    def size(self) -> int:
+        """How many samples there are."""
+        return int(self.rows.num_rows)
+
+
+class _Events(NamedTuple):
+    """The same of events, a message each."""
+
+    values: list[bytes]
+    keys: list[bytes | None]
+    partitions: list[int]
+    headers: list[_Headers]
+    events: Sequence[Event]
+
+    def since(self, place: int) -> _Events:
+        """Without those before a place."""
+        return _Events(
+            self.values[place:], self.keys[place:], self.partitions[place:], self.headers[place:], self.events[place:]
+        )
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+        return len(self.events)
+
 
 def target_of(url: str, *, resolve: bool = True) -> Target:
     """A URL, read. ConfigError with every problem."""
@@ -165,8 +195,9 @@ class KafkaPublisher:
         self._target = target_of(url)
         self._secret = telemetry_secret
         self._type = "content-type", TYPES[self._target.format].encode()
-        self._waiting: list[_Messages] = []
+        self._waiting: list[_Messages | _Events] = []
         self._refused: list[pa.RecordBatch] = []
+        self._refused_events: list[Event] = []
         self._why = ""
         self._known: dict[tuple[int, int, bytes], Any] = {}
         self._partitions, self._counted = 0, float("-inf")
@@ -179,6 +210,21 @@ class KafkaPublisher:
     def check(url: str) -> None:
         """ConfigError for a URL that cannot be used."""
         target_of(url, resolve=False)
+
+    @staticmethod
+    def check_events(url: str) -> None:
+        """The same in an event pipeline."""
+        if target_of(url, resolve=False).format == ARROW:
+            raise ConfigError([Problem("format=arrow takes no events", hint="one of json, cloudevents, ceilometer")])
+
+    @staticmethod
+    def event_channel(url: str) -> Channel:
+        """The topic with events on it, for the AsyncAPI document."""
+        target = target_of(url, resolve=False)
+        key = "the message_id" if target.key == RESOURCE else ""
+        return Channel(
+            "kafka", tuple(target.servers.split(",")), target.topic, target.format, TYPES[target.format], key
+        )
 
     @staticmethod
     def channel(url: str) -> Channel:
@@ -198,6 +244,20 @@ class KafkaPublisher:
             made += [self._of_each(batch) for batch in batches(rows)]
         self._waiting += made
 
+    def publish_events(self, events: Sequence[Event]) -> None:
+        """Make a message of each; flush sends them."""
+        target = self._target
+        names = [event.message_id for event in events]
+        values = [event_message(event, target.format, self._secret) for event in events]
+        headers: list[_Headers] = [[("id", name.encode()), self._type] for name in names]
+        keys: list[bytes | None] = [None] * len(names)
+        places = [_ANY] * len(names)
+        if target.key == RESOURCE:
+            keys = [name.encode() for name in names]
+        else:
+            places = partitions_of(names, self._count())
+        self._waiting.append(_Events(values, keys, places, headers, events))
+
     def flush(self) -> None:
         """Send what was published, and wait until it is acknowledged. Refused: what is larger than the brokers take."""
         failed: list[tuple[int, int, KafkaError]] = []
@@ -211,12 +271,17 @@ class KafkaPublisher:
                 # From here on all of it goes out again, so that the order is kept.
                 self._waiting = [self._waiting[number].since(place), *self._waiting[number + 1 :]]
                 raise Unavailable(f"{self._name}: {error.str()}{self._hint()}")
-            self._refused += self._waiting[number].samples(place)
+            some = self._waiting[number]
+            if isinstance(some, _Events):
+                self._refused_events.append(some.events[place])
+            else:
+                self._refused += some.samples(place)
             self._why = error.str()
         self._waiting = []
-        if self._refused:
+        if self._refused or self._refused_events:
             refused, self._refused = self._refused, []
-            raise Refused(f"{self._name}: {self._why}", refused)
+            events, self._refused_events = self._refused_events, []
+            raise Refused(f"{self._name}: {self._why}", refused, events)
 
     def _send(self, failed: list[tuple[int, int, KafkaError]]) -> None:
         """Send all, and wait for the acknowledgements; `failed`: (number, place, why) of what got none."""
@@ -246,8 +311,8 @@ class KafkaPublisher:
 
     def discard(self) -> int:
         """Forget what is not acknowledged. How many samples that were."""
-        count = int(sum(some.rows.num_rows for some in self._waiting))
-        self._waiting, self._refused = [], []
+        count = sum(some.size for some in self._waiting)
+        self._waiting, self._refused, self._refused_events = [], [], []
         self._drop_producer()
         return count
 

@@ -12,6 +12,7 @@ from nephoscope import registry
 from nephoscope.cli.options import Config, Json, Set, settings_of
 from nephoscope.cli.parts import known_schemes, load_polling_and_pipeline
 from nephoscope.pipeline import STORE, Pipeline, load_pipeline, resolve_publisher
+from nephoscope.pipeline.events import EventPipeline
 from nephoscope.publishers import Channel, delivery_of
 
 
@@ -23,24 +24,29 @@ def register(app: typer.Typer) -> None:
 def asyncapi(
     pipeline: Annotated[
         Path | None,
-        typer.Argument(metavar="[PIPELINE]", help="A pipeline.yaml; none: what would run here.", show_default=False),
+        typer.Argument(
+            metavar="[PIPELINE]", help="A pipeline.yaml; none: what would run here, events too.", show_default=False
+        ),
     ] = None,
     config: Config = None,
     overrides: Set = None,
     json: Json = False,
 ) -> None:
-    """Print the AsyncAPI 3.0 document of the topics and of the pipeline's kafka:// publishers, as YAML or (--json) JSON.
+    """Print the AsyncAPI 3.0 document of the topics and of the pipelines' kafka:// publishers, as YAML or (--json) JSON.
 
     Example: nephoscope asyncapi pipeline.yaml > asyncapi.yaml
     """
+    from flows.events import event_pipeline
     from nephoscope.asyncapi import document
 
     settings = settings_of(config, overrides)
+    of_events: list[tuple[str, Channel]] = []
     if pipeline is None:
         loaded, _ = load_polling_and_pipeline(settings)
+        of_events = channels_of(event_pipeline(settings), "event_channel")
     else:
         loaded = load_pipeline(pipeline, publisher_schemes=known_schemes())
-    made = document(settings, channels_of(loaded))
+    made = document(settings, channels_of(loaded), of_events)
     if json:
         import msgspec
 
@@ -53,14 +59,14 @@ def asyncapi(
         yaml.dump(made, sys.stdout, writer, sort_keys=False, allow_unicode=True, width=120)
 
 
-def channels_of(pipeline: Pipeline) -> list[tuple[str, Channel]]:
-    """(sink, channel) of every publisher whose messages can be read somewhere."""
+def channels_of(pipeline: Pipeline | EventPipeline, which: str = "channel") -> list[tuple[str, Channel]]:
+    """(sink, channel) of every publisher whose messages can be read somewhere. `which`: channel, or event_channel."""
     found = []
     for sink in pipeline.sinks:
         for url in sink.publishers:
             scheme = resolve_publisher(url)
             kind = None if scheme == STORE else registry.load(registry.PUBLISHER, scheme)
-            channel = getattr(kind, "channel", None)
+            channel = getattr(kind, which, None)
             if channel is not None:
                 found.append((sink.name, channel(delivery_of(url)[0])))
     return found

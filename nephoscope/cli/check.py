@@ -145,7 +145,7 @@ def _load_definitions(kind: str, file: Path) -> None:
     elif kind == "events":
         load_events([file])
     else:
-        load_event_pipeline(file, known_schemes())
+        load_event_pipeline(file)
 
 
 def _collect(findings: Findings, stage: str, action: Callable[[], _T]) -> _T | None:

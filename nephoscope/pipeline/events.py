@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nephoscope import documents
+from nephoscope import documents, publishers, registry
 from nephoscope.documents import Checker, Node
 from nephoscope.errors import nearest
 from nephoscope.matching import MeterFilter
@@ -48,6 +48,12 @@ class Routes:
         self._sources = [(MeterFilter(source.events), source.sinks) for source in pipeline.sources]
         self._known: dict[str, tuple[str, ...]] = {}
 
+    def urls(self) -> frozenset[str]:
+        """All that there are."""
+        return frozenset(
+            STORE if resolve_publisher(url) == STORE else url for urls in self._sinks.values() for url in urls
+        )
+
     def of(self, event_type: str) -> tuple[str, ...]:
         """The publishers for an event type."""
         known = self._known.get(event_type)
@@ -65,8 +71,9 @@ class Routes:
         return known
 
 
-def load_event_pipeline(path: str | Path, publisher_schemes: Collection[str]) -> EventPipeline:
-    """The event pipeline of a file; `publisher_schemes`: of those that take events. Raises ConfigError with every problem."""
+def load_event_pipeline(path: str | Path, publisher_schemes: Collection[str] | None = None) -> EventPipeline:
+    """The event pipeline of a file; `publisher_schemes`: of those that take events (default: all that do). Raises ConfigError with every problem."""
+    publisher_schemes = publishers.event_schemes() if publisher_schemes is None else publisher_schemes
     checker = Checker(str(path))
     document = documents.read(path, checker)
     members = (checker.mapping(document, "", ("sources", "sinks")) or {}) if document else {}
@@ -134,4 +141,7 @@ def _sink(checker: Checker, node: Node, path: str, schemes: Collection[str]) -> 
                 f"{path}.publishers",
                 nearest(scheme, known),
             )
+        elif scheme in registry.names(registry.PUBLISHER):
+            for problem in publishers.check(url, events=True):
+                checker.wrong(problem.message, read["publishers"].line, f"{path}.publishers", problem.hint)
     return EventSink(_name(checker, read, node, path), urls)

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -151,6 +152,7 @@ def test_each_event_goes_where_the_pipeline_says(log, tmp_path):
             "did you mean 'bb'?",
         ),
         ("sources: []\nsinks: [{name: b, publishers: [fiel://x]}]\n", 2, "did you mean 'file'?"),
+        ("sources: []\nsinks: [{name: b, publishers: ['file://x/y']}]\n", 2, "file:///x/y"),
         ("sources: []\nsinks: [{name: b, publishers: [direct], transformers: [{name: delta}]}]\n", 2, "leave it out"),
         ("sources: [{name: s, meters: ['*'], sinks: [b]}]\nsinks: [{name: b, publishers: [direct]}]\n", 1, ""),
         ("sources: []\n", 1, ""),
@@ -221,3 +223,89 @@ def test_events_for_test_are_kept_under_its_name(log, tmp_path):
     append(log, [event(i) for i in range(3)])
     run(log, tmp_path, lambda: None, routes, until=lambda: len(publisher.events) >= 3)
     assert sorted(e.message_id for e in publisher.events) == ["m-0", "m-1", "m-2"]
+
+
+class _Hook(BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.send_response(self.server.status)
+        self.end_headers()
+        if self.server.status == 200:
+            self.server.got += [e["message_id"] for e in body]
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def hook():
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Hook) as server:
+        server.got, server.status = [], 200
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def routes_to(tmp_path, *urls):
+    file = tmp_path / "event_pipeline.yaml"
+    quoted = ", ".join(f"'{url}'" for url in urls)
+    file.write_text(
+        f"sources: [{{name: a, events: ['*'], sinks: [s]}}]\nsinks: [{{name: s, publishers: [{quoted}]}}]\n"
+    )
+    return Routes(load_event_pipeline(file))
+
+
+def test_a_webhook_that_is_away_holds_nothing_up_and_gets_after_a_restart_what_it_had_not(log, tmp_path, hook):
+    path, lines = tmp_path / "s.db", tmp_path / "lines"
+    routes = routes_to(tmp_path, "store://", f"file://{lines}", f"http://127.0.0.1:{hook.server_port}/in?batch_size=7")
+
+    def opened():
+        return SQLStore(f"sqlite:///{path}", Lifetimes())
+
+    append(log, [event(i) for i in range(20)])
+    run(log, tmp_path, opened, routes, until=lambda: len(hook.got) == 20)
+    hook.status = 503
+    append(log, [event(i) for i in range(20, 60)])
+    run(log, tmp_path, opened, routes, until=lambda: len(stored(path)) == 60)
+    assert len(hook.got) == 20
+
+    hook.status = 200
+    append(log, [event(60)])
+    run(log, tmp_path, opened, routes, until=lambda: len(set(hook.got)) == 61)
+    # The webhook alone was behind: the file has each once.
+    assert sorted(json.loads(line)["message_id"] for line in lines.read_text().splitlines()) == sorted(stored(path))
+    assert len(hook.got) == 61
+    append(log, [event(61)])
+    run(log, tmp_path, opened, routes, until=lambda: len(stored(path)) == 62 and len(hook.got) == 62)
+
+
+def test_what_a_publisher_that_is_waited_for_refuses_is_a_dead_letter_and_nothing_comes_twice(log, tmp_path, hook):
+    path = tmp_path / "s.db"
+    routes = routes_to(tmp_path, "store://", f"http://127.0.0.1:{hook.server_port}/in?policy=wait")
+    hook.status = 500
+
+    def opened():
+        return SQLStore(f"sqlite:///{path}", Lifetimes())
+
+    def mend_when_stored():
+        if len(stored(path)) == 3:
+            hook.status = 200
+        return len(hook.got) >= 3
+
+    append(log, [event(i) for i in range(3)])
+    run(log, tmp_path, opened, routes, until=mend_when_stored)
+    assert sorted(hook.got) == ["m-0", "m-1", "m-2"]
+    hook.status = 422
+    append(log, [event(3)])
+    run(log, tmp_path, opened, routes, until=lambda: list(letters(log)))
+    assert [letter.reason for letter in letters(log)] == ["publisher_refused"]
+
+
+def test_the_place_of_an_older_version_is_read(log, tmp_path):
+    append(log, [event(i) for i in range(10)])
+    (tmp_path / "events.json").write_text(json.dumps(dict(enumerate(log.end(EVENTS)))))
+    append(log, [event(10)])
+    path = tmp_path / "s.db"
+
+    run(log, tmp_path, lambda: SQLStore(f"sqlite:///{path}", Lifetimes()), until=lambda: bool(stored(path)))
+    assert stored(path) == ["m-10"]

@@ -9,6 +9,7 @@ import pytest
 from nephoscope import publishers
 from nephoscope.batch import batch_of
 from nephoscope.errors import ConfigError, Unavailable
+from nephoscope.event import Event, Trait
 from nephoscope.identity import format_id
 from nephoscope.sample import Sample
 from nephoscope.store import Refused
@@ -219,3 +220,62 @@ def test_a_secret_that_is_not_there_is_told_when_it_is_opened(monkeypatch):
 )
 def test_no_secret_is_in_a_name(url, label):
     assert publishers.label_of(url) == label
+
+
+def event(number, raw="{}"):
+    traits = (Trait("number", "int", number),)
+    return Event(message_id=f"m-{number}", event_type="a.b", generated=1_000_000, traits=traits, raw=raw)
+
+
+def test_events_are_posted_as_ceilometer_posted_them(hook, opened):
+    publisher = opened(f"{hook.url}/in?batch_size=2")
+    publisher.publish_events([event(1), event(2), event(3)])
+    publisher.flush()
+
+    assert [[e["message_id"] for e in body] for _, _, body in hook.got] == [["m-1", "m-2"], ["m-3"]]
+    assert hook.got[0][2][0] == {
+        "message_id": "m-1",
+        "event_type": "a.b",
+        "generated": "1970-01-01T00:00:01",
+        "traits": [["number", 2, 1]],
+        "raw": {},
+        "message_signature": "",
+    }
+
+
+def test_events_in_the_other_forms_and_their_payloads_alone(hook, opened):
+    for url in ("?format=cloudevents&batch=false", "?format=json", "?raw_only=true"):
+        publisher = opened(hook.url + url)
+        publisher.publish_events([event(1, '{"payload":{"x":1}}'), event(2)][: 1 if "batch" in url else 2])
+        publisher.flush()
+
+    (_, single, cloud), (_, _, own), (_, plain, payloads) = hook.got
+    assert (single["Content-Type"], single["Idempotency-Key"]) == ("application/cloudevents+json", "m-1")
+    assert cloud["data"] == own[0]
+    assert own[1]["traits"] == {"number": 2}
+    assert (plain["Content-Type"], payloads) == ("application/json", [{"x": 1}])
+
+
+def test_a_message_id_that_no_header_can_hold_is_posted_all_the_same(hook, opened):
+    publisher = opened(f"{hook.url}?batch=false")
+    publisher.publish_events([Event(message_id="é\r\nX: y", event_type="a", generated=1)])
+    publisher.flush()
+
+    assert hook.got[0][2]["message_id"] == "é\r\nX: y"
+    assert len(hook.got[0][1]["Idempotency-Key"]) == 32
+
+
+def test_events_that_the_receiver_will_never_take_are_said(hook, opened):
+    publisher = opened(f"{hook.url}?batch_size=1")
+    hook.answers += [(204, {}), (422, {}), (503, {})]
+    publisher.publish_events([event(1), event(2), event(3)])
+
+    with pytest.raises(Unavailable):
+        publisher.flush()
+    with pytest.raises(Refused) as caught:
+        publisher.flush()
+
+    assert [e.message_id for e in caught.value.events] == ["m-2"]
+    assert [body[0]["message_id"] for _, _, body in hook.got] == ["m-1", "m-2", "m-3", "m-3"]
+    publisher.publish_events([event(4)])
+    assert publisher.discard() == 1

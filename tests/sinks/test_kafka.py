@@ -12,6 +12,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from nephoscope import publishers
 from nephoscope.batch import batch_of
 from nephoscope.errors import ConfigError, Unavailable
+from nephoscope.event import Event, Trait
 from nephoscope.identity import format_id
 from nephoscope.partition import partition
 from nephoscope.sample import Sample, sample_to_dict, verify
@@ -199,3 +200,45 @@ def test_urls_that_are_right(url):
 def test_what_librdkafka_does_not_take_is_a_mistake_in_the_url():
     with pytest.raises(ConfigError, match="kafka://"):
         KafkaPublisher("kafka://h/t?security_protocol=ssl&ssl_ca_location=/no/such/file")
+
+
+def event(number, **more):
+    traits = (Trait("number", "int", number),)
+    return Event(**{"message_id": f"m-{number}", "event_type": "a.b", "generated": 1, "traits": traits, **more})
+
+
+@pytest.mark.parametrize("options", ["", "?format=cloudevents&key=partition", "?format=ceilometer"])
+def test_a_message_an_event(kafka, topic, options):
+    publisher = KafkaPublisher(f"kafka://{kafka}/{topic}{options}", "s3cret")
+    publisher.publish_events([event(i) for i in range(10)])
+    publisher.flush()
+    publisher.close()
+    messages = read(kafka, topic, 10)
+
+    for message in messages:
+        name = dict(message.headers())["id"].decode()
+        value = json.loads(message.value())
+        assert value.get("message_id", value.get("id")) == name
+        assert message.key() == (None if "partition" in options else name.encode())
+        if "partition" in options:
+            assert message.partition() == partition(name, PARTITIONS)
+        if "ceilometer" in options:
+            assert verify(value, "s3cret")
+    assert sorted(dict(m.headers())["id"] for m in messages) == sorted(f"m-{i}".encode() for i in range(10))
+
+
+def test_an_event_larger_than_the_brokers_take_is_refused_and_the_others_are_there(kafka, topic):
+    publisher = KafkaPublisher(f"kafka://{kafka}/{topic}?compression=none")
+    publisher.publish_events([event(1), event(2, raw=json.dumps({"x": "y" * 3_000_000})), event(3)])
+
+    with pytest.raises(Refused) as caught:
+        publisher.flush()
+    publisher.close()
+    assert [e.message_id for e in caught.value.events] == ["m-2"]
+    assert sorted(m.key() for m in read(kafka, topic, 2)) == [b"m-1", b"m-3"]
+
+
+def test_arrow_is_no_form_of_events():
+    url = "kafka://h:1/t?format=arrow"
+    assert publishers.check(url) == []
+    assert "arrow" in str(publishers.check(url, events=True)[0])

@@ -156,3 +156,26 @@ def test_the_rules_can_be_broken(broken):
 
     with pytest.raises((AssertionError, KeyError)):
         check_rules(made)
+
+
+def test_the_publishers_of_the_event_pipeline(tmp_path):
+    (tmp_path / "event_pipeline.yaml").write_text(
+        "sources: [{name: a, events: ['*'], sinks: [out]}]\n"
+        "sinks: [{name: out, publishers: ['store://', 'kafka://h1/events?format=cloudevents', 'kafka://h1/old?format=ceilometer']}]\n"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "nephoscope.cli",
+        "asyncapi",
+        "--set",
+        "event_pipeline_cfg_file=event_pipeline.yaml",
+    ]
+    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    made = yaml.safe_load(said)
+
+    check_rules(made)
+    messages = {c["address"]: list(c["messages"]) for c in made["channels"].values()}
+    assert messages["events"] == ["event-cloudevents"]
+    assert messages["old"] == ["event-ceilometer"]
+    assert "EventForm" in made["components"]["schemas"]
