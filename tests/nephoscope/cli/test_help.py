@@ -9,6 +9,7 @@ COMMANDS = (
     ("run",),
     ("flow",),
     ("agent",),
+    ("poll",),
     ("check",),
     ("dry-run",),
     ("test",),
