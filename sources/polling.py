@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from nephoscope.batch import Header
 from nephoscope.errors import nearest
@@ -138,7 +139,7 @@ class Targets:
                         generation=self._generations.get(target.namespace, 0),
                     )
                     headers[meter.name] = self._headers.setdefault(header, header)
-            known = self._asks[key] = Ask(frozenset(headers), headers)
+            known = self._asks[key] = Ask(frozenset(headers), _with_families(headers))
         return known
 
     def silent(self) -> list[tuple[PollingSource, str]]:
@@ -163,3 +164,25 @@ def _discoveries(source: PollingSource, pollster: Pollster) -> tuple[str, ...]:
     if source.resources or not pollster.discovery:
         return ()
     return (pollster.discovery,)
+
+
+class _Headers(dict[str, Header]):
+    """Headers by meter; a meter that a family stands for has the family's."""
+
+    def __init__(self, headers: Mapping[str, Header], families: Mapping[str, Header]) -> None:
+        super().__init__(headers)
+        self._families = families
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The header of a meter."""
+        found = super().get(name)
+        if found is None:
+            for before, header in self._families.items():
+                if name.startswith(before):
+                    return header
+        return default if found is None else found
+
+
+def _with_families(headers: dict[str, Header]) -> Mapping[str, Header]:
+    families = {name.partition("{")[0]: header for name, header in headers.items() if "{" in name}
+    return _Headers(headers, families) if families else headers

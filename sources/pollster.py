@@ -33,7 +33,10 @@ from nephoscope.times import NEVER
 
 
 class Meter(NamedTuple):
-    """What a pollster can give. `resource` says in words what the resource_id of its samples is."""
+    """What a pollster can give. `resource` says in words what the resource_id of its samples is.
+
+    A name that ends in ``{attribute}`` stands for many meters: what is read ends the names. A source takes all of them or none, by this name.
+    """
 
     name: str
     type: str

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from nephoscope import documents
 from nephoscope.errors import ConfigError, Problem, nearest
 from nephoscope.settings.model import Settings, shipped
+from nephoscope.settings.sections import split
 from nephoscope.yaml_nodes import Node
 
 PREFIX: Final = "NEPHOSCOPE_"
@@ -43,6 +44,8 @@ _PATHS: Final = (
     "notifications.event_definitions",
     "openstack.clouds_file",
 )
+_FOLDERS: Final = ("pollsters_definitions_dirs",)
+"""Lists of paths."""
 _REFERENCE = re.compile(r"\$\{(env|file):([^}]*)\}")
 
 
@@ -151,8 +154,16 @@ def _put(out: dict[str, _Given], key: str, item: _Given, problems: list[Problem]
         problems.append(item.problem(key, f"is another name of {name}, which is given as well"))
         return
     if name in _PATHS and base and isinstance(item.value, str) and item.value:
-        item = _Given(str(base / Path(item.value).expanduser()), item.file, item.line)
+        item = _Given(_below(base, item.value), item.file, item.line)
+    if name in _FOLDERS and base:
+        given = split(item.value)
+        if isinstance(given, list | tuple) and all(isinstance(v, str) for v in given):
+            item = _Given([_below(base, v) for v in given], item.file, item.line)
     out[name] = item
+
+
+def _below(base: Path, path: str) -> str:
+    return str(base / Path(path).expanduser())
 
 
 def _from_variables(environment: Mapping[str, str], problems: list[Problem]) -> dict[str, _Given]:
@@ -234,6 +245,9 @@ def _validated(given: Mapping[str, _Given], problems: list[Problem]) -> Settings
             if name not in known and not (fault["type"] == "missing" and problems):
                 problems.append(item.problem(name, message))
         return None
+    for key in _FOLDERS:
+        missing = [folder for folder in attrgetter(key)(settings) if not folder.is_dir()]
+        problems += [given[key].problem(key, f"there is no folder {folder}") for folder in missing]
     for key in _PATHS:
         path = attrgetter(key)(settings)
         if key == "notifications.definitions":

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 
 from nephoscope.settings.sections import (
     ComputeSettings,
@@ -18,6 +19,7 @@ from nephoscope.settings.sections import (
     PollingSettings,
     PushSettings,
     Section,
+    split,
 )
 
 
@@ -29,6 +31,7 @@ class Settings(Section):
     pipeline_cfg_file: Path | None
     polling_cfg_file: Path | None
     event_pipeline_cfg_file: Path | None
+    pollsters_definitions_dirs: tuple[Path, ...]
     sample_source: str = Field(min_length=1)
     telemetry_secret: SecretStr
     max_sample_bytes: int = Field(ge=1024)
@@ -48,6 +51,12 @@ class Settings(Section):
     push: PushSettings
     openstack: OpenStackSettings
     database: DatabaseSettings
+
+    @field_validator("pollsters_definitions_dirs", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        """A variable or flag gives them as text: a,b."""
+        return split(value)
 
     @property
     def store_url(self) -> str:

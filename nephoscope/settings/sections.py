@@ -19,6 +19,11 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
+def split(value: Any) -> Any:
+    """Several values of a setting that are given as one text; a list as it is."""
+    return tuple(v.strip() for v in value.split(",") if v.strip()) if isinstance(value, str) else value
+
+
 class KafkaSettings(Section):
     """How the brokers are spoken to; `log.url` says where they are."""
 
@@ -176,7 +181,7 @@ class NotificationsSettings(Section):
     @classmethod
     def _several(cls, value: Any) -> Any:
         """A variable or flag gives them as text: a,b."""
-        return tuple(v.strip() for v in value.split(",") if v.strip()) if isinstance(value, str) else value
+        return split(value)
 
     @property
     def queues(self) -> tuple[str, ...]:

@@ -204,3 +204,15 @@ def test_a_pipeline_that_is_not_there_is_a_problem_of_the_setting(tmp_path):
     (problem,) = problems_of(written(tmp_path, "\npipeline_cfg_file: gone.yaml\n"))
 
     assert (problem.line, problem.field) == (2, "pipeline_cfg_file")
+
+
+def test_folders_of_definitions_start_where_their_file_is(tmp_path):
+    (tmp_path / "conf/pollsters.d").mkdir(parents=True)
+    (tmp_path / "more").mkdir()
+    file = written(tmp_path / "conf", "pollsters_definitions_dirs: [pollsters.d]\n")
+
+    assert load_settings(file, environment={}).pollsters_definitions_dirs == (tmp_path / "conf/pollsters.d",)
+    several = load_settings(file, environment={}, flags={"pollsters_definitions_dirs": "more, conf/pollsters.d"})
+    assert [f.name for f in several.pollsters_definitions_dirs] == ["more", "pollsters.d"]
+    (problem,) = problems_of(written(tmp_path, "pollsters_definitions_dirs: [nowhere]\n"))
+    assert (problem.line, problem.message) == (1, f"there is no folder {tmp_path}/nowhere")

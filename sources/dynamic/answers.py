@@ -1,0 +1,137 @@
+"""From the bytes of an answer to its entries: JSON, XML, or text.
+
+XML becomes objects as xmltodict has them: an element is an object of its children, several of one name are a list, attributes are ``@name``, text
+beside either is ``#text``; an element of text alone is that text, an empty one null; prefixes stay in the names. A document type, and with it every
+entity of one's own, is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+from xml.parsers import expat
+
+import msgspec
+
+from nephoscope.errors import ExpressionError, NephoscopeError
+from nephoscope.expressions.parse import MISSING
+from sources.dynamic.attributes import Attribute
+
+MAX_DEPTH: Final = 200
+_decode = msgspec.json.Decoder().decode
+
+
+class Unreadable(NephoscopeError):
+    """An answer that is not what a handler reads; says why."""
+
+
+def decode(body: bytes, handlers: Sequence[str]) -> Any:
+    """What a body holds, by the first handler that can read it. Raises Unreadable with the reason of each."""
+    reasons = []
+    for name in handlers:
+        try:
+            return HANDLERS[name](body)
+        except Unreadable as error:
+            reasons.append(f"no {name.upper() if name != 'text' else name} ({error})")
+    raise Unreadable(f"the answer is {', '.join(reasons)}")
+
+
+def entries_of(document: Any, key: Attribute | None) -> list[Any]:
+    """The entries that a document holds.
+
+    Without a key: a list itself; of an object the first list in it, else the first object, else the object. What is no list is the only entry.
+    Raises Unreadable where there is nothing under the key.
+    """
+    if isinstance(document, list):
+        return document
+    if key is None:
+        return _first(document)
+    try:
+        found = key.read(document)
+    except ExpressionError as error:
+        raise Unreadable(f"{key.text!r} of the answer: {error}") from None
+    if found is None or (found is MISSING and not document):
+        return []
+    if found is MISSING:
+        raise Unreadable(f"the answer has no {key.text!r}")
+    return found if isinstance(found, list) else [found]
+
+
+def _first(document: Any) -> list[Any]:
+    if not isinstance(document, dict):
+        return [] if document is None else [document]
+    for kind in (list, dict):
+        for value in document.values():
+            if isinstance(value, kind):
+                return value if isinstance(value, list) else [value]
+    return [document] if document else []
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return _decode(body)
+    except RecursionError:
+        raise Unreadable("it nests too deeply") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Unreadable(str(error)[:200]) from None
+
+
+def _plain_text(body: bytes) -> Any:
+    return [{"out": body.decode("utf-8", "replace")}]
+
+
+class _Elements:
+    """Builds the objects while expat reads."""
+
+    def __init__(self) -> None:
+        self.root: dict[str, Any] = {}
+        self._open: list[tuple[str, dict[str, Any], list[str]]] = [("", self.root, [])]
+
+    def start(self, name: str, attributes: dict[str, str]) -> None:
+        if len(self._open) > MAX_DEPTH:
+            raise Unreadable("it nests too deeply")
+        self._open.append((name, {f"@{k}": v for k, v in attributes.items()}, []))
+
+    def end(self, _name: str) -> None:
+        name, members, texts = self._open.pop()
+        text = "".join(texts).strip()
+        value: Any = members
+        if not members:
+            value = text or None
+        elif text:
+            members["#text"] = text
+        siblings = self._open[-1][1]
+        if name not in siblings:
+            siblings[name] = value
+        elif isinstance(siblings[name], list):
+            siblings[name].append(value)
+        else:
+            siblings[name] = [siblings[name], value]
+
+    def text(self, data: str) -> None:
+        self._open[-1][2].append(data)
+
+
+def _refuse_type(*_: Any) -> None:
+    raise Unreadable("it declares a document type")
+
+
+def _xml(body: bytes) -> Any:
+    elements = _Elements()
+    parser = expat.ParserCreate()
+    parser.buffer_text = True
+    parser.StartElementHandler = elements.start
+    parser.EndElementHandler = elements.end
+    parser.CharacterDataHandler = elements.text
+    # Before any of it is read: no entity can be declared, so none can grow or reach a file.
+    parser.StartDoctypeDeclHandler = _refuse_type
+    parser.EntityDeclHandler = _refuse_type
+    parser.SetParamEntityParsing(expat.XML_PARAM_ENTITY_PARSING_NEVER)
+    try:
+        parser.Parse(body, True)
+    except (expat.ExpatError, ValueError, LookupError) as error:
+        raise Unreadable(str(error)[:200]) from None
+    return elements.root
+
+
+HANDLERS: Final[dict[str, Callable[[bytes], Any]]] = {"json": _json, "xml": _xml, "text": _plain_text}
