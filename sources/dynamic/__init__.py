@@ -9,17 +9,20 @@ there on two pages is one sample in effect, one that comes or goes while they ar
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from operator import eq
 from pathlib import Path
 
 from nephoscope.errors import NephoscopeError, Problem
 from nephoscope.settings import Settings
+from sources.dynamic.cloud import REGIONS, opener
 from sources.dynamic.definitions import load_definitions
 from sources.dynamic.entries import meter_of
 from sources.dynamic.model import DEFAULT_NAMESPACE, Definition, Request
 from sources.dynamic.poll import Poll, open_web
+from sources.openstack import is_region, target_of
+from sources.openstack.cloud import Cloud
 from sources.pollster import Pollster, System
 
 _GRACE = 5.0
@@ -30,14 +33,15 @@ DISCOVERY = "dynamic"
 def dynamic(settings: Settings) -> System:
     """The pollsters of the folders that the settings name. ConfigError with every problem of their files."""
     definitions = load_definitions(files_of(settings.pollsters_definitions_dirs))
-    pollsters = [_pollster(*group) for group in _groups(definitions)]
+    cloud = Cloud(settings.openstack)
+    pollsters = [_pollster(*group, cloud) for group in _groups(definitions)]
     polls = {p.name: p.poll for p in pollsters if isinstance(p.poll, Poll)}
 
     def find(name: str) -> list[str]:
         """The URL of a pollster."""
         return [polls[name].place] if name in polls else []
 
-    return System(tuple(pollsters), {DISCOVERY: find}, partial(_check, list(polls.values())))
+    return System(tuple(pollsters), {DISCOVERY: find}, partial(_check, polls, cloud), cloud.close)
 
 
 def files_of(folders: Iterable[Path]) -> list[Path]:
@@ -57,26 +61,29 @@ def _groups(definitions: Sequence[Definition]) -> Iterator[tuple[str, str, list[
         yield name if namespace == DEFAULT_NAMESPACE else f"{name}@{namespace}", namespace, group
 
 
-def _pollster(name: str, namespace: str, definitions: Sequence[Definition]) -> Pollster:
-    poll = Poll(definitions, open_web)
+def _pollster(name: str, namespace: str, definitions: Sequence[Definition], cloud: Cloud) -> Pollster:
+    in_cloud = bool(definitions[0].request.endpoint_type)
+    poll = Poll(definitions, opener(cloud) if in_cloud else open_web)
     return Pollster(
         name,
         tuple(meter_of(d) for d in definitions),
         poll,
-        discovery=f"{DISCOVERY}://{name}",
-        takes=partial(eq, poll.place),
+        discovery=REGIONS if in_cloud else f"{DISCOVERY}://{name}",
+        takes=is_region if in_cloud else partial(eq, poll.place),
         timeout=poll.seconds + _GRACE,
         namespace=namespace,
     )
 
 
-def _check(polls: Sequence[Poll], meters: Collection[str]) -> Iterator[Problem]:
+def _check(polls: Mapping[str, Poll], cloud: Cloud, meters: Collection[str]) -> Iterator[Problem]:
     """Ask for the first page of each answer that is wanted."""
-    for poll in polls:
+    for poll in polls.values():
         wanted = [d for d in poll.definitions if d.name in meters]
         if not wanted:
             continue
         try:
-            poll.try_out(poll.place)
+            places = [target_of(r) for r in cloud.regions()] if poll.request.endpoint_type else [poll.place]
+            for place in places:
+                poll.try_out(place)
         except NephoscopeError as error:
             yield Problem(str(error), wanted[0].file, wanted[0].line, wanted[0].name)

@@ -370,7 +370,7 @@ class _Reader:
                 authentication=above.authentication,
                 parameters=above.parameters,
             )
-        elif above.authentication:
+        elif not above.endpoint_type:
             self._wrong("is of OpenStack, and the pollster is not", "endpoint_type", "leave it out")
         if "extra_metadata_fields_skip" in self._members:
             skip = tuple(s for s in self._plain_list("extra_metadata_fields_skip") if s)

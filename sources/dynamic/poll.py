@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import Final
 
@@ -12,14 +12,12 @@ from sources.dynamic.entries import Enrich, Measure, Tally, Viewed
 from sources.dynamic.extra import Extras, Headers
 from sources.dynamic.model import Definition, Extra, Request
 from sources.dynamic.secrets import hide, is_referenced, is_telling, resolve, shown, values_of
-from sources.dynamic.web import AskError, Deadline, Door, pages
+from sources.dynamic.web import AskError, Deadline, Door, NothingThere, OpenDoor, pages
 from sources.pollster import PermanentError, Reading
 
 _PAGES: Final = 10
 """An answer of several pages, or one that needs other requests, may take so many times the timeout of one."""
 _ACCEPT: Final = {"json": "application/json", "xml": "application/xml", "text": "text/plain"}
-OpenDoor = Callable[[Request, str, str], AbstractContextManager[Door]]
-"""Opens the door of a request: (it, its URL or path with the references replaced, the target)."""
 
 
 class Poll:
@@ -51,6 +49,8 @@ class Poll:
         secrets: list[str] = []
         try:
             yield from self._read(resource, meters, tally, secrets)
+        except NothingThere:
+            return
         except NephoscopeError as error:
             said = hide(str(error), secrets)
             raise (PermanentError if isinstance(error, PermanentError | MissingExtra) else AskError)(said) from None
@@ -71,6 +71,8 @@ class Poll:
                 url, headers = _resolved(self.request, secrets)
                 door = doors.enter_context(self._open_door(self.request, url, resource))
                 next(pages(door, self.request, url, dict(headers), Deadline(self.request.timeout)))
+        except NothingThere:
+            return
         except NephoscopeError as error:
             raise AskError(hide(str(error), secrets)) from None
 

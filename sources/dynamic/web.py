@@ -7,7 +7,7 @@ within its time, takes no more than `MAX_BYTES` a page, and sends its credential
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Final, NamedTuple, Protocol
 from urllib.parse import urljoin, urlsplit
@@ -34,6 +34,10 @@ class AskError(NephoscopeError):
     """An API did not answer as it should: names the place and the cause."""
 
 
+class NothingThere(NephoscopeError):
+    """There is nothing to ask here, and that is nobody's fault: a cloud without the service."""
+
+
 class Reply(NamedTuple):
     """An answer that has begun. Header names are in lower case."""
 
@@ -54,6 +58,10 @@ class Door(Protocol):
     def ask(self, url: str, headers: Mapping[str, str], wait: float) -> AbstractContextManager[Reply]:
         """Send a GET request; no redirect is followed. Raises AskError where there is no answer within `wait` seconds."""
         ...
+
+
+OpenDoor = Callable[[Request, str, str], AbstractContextManager[Door]]
+"""Opens the door of a request: (it, its URL or path with the references replaced, the target)."""
 
 
 class Deadline:

@@ -90,6 +90,23 @@ class Service:
             self._base = ""  # Was it found while the service was not well?
         return response
 
+    def open(self, url: str, headers: Mapping[str, str], wait: float) -> Any:
+        """The answer to a GET request of a whole URL, no redirection followed: a requests.Response whose body is not read yet, to be closed."""
+        return self._guarded(
+            lambda: self._adapter.session.request(
+                url,
+                "GET",
+                timeout=wait,
+                headers=dict(headers),
+                endpoint_filter={"service_type": self.kind},
+                raise_exc=False,
+                redirect=False,
+                stream=True,
+                log=False,
+            ),
+            wait,
+        )
+
     def left_out(self, what: str) -> None:
         """Tell, once, that the service has no such part."""
         self._cloud.left_out(self.region, f"no {what}")
