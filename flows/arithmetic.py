@@ -12,7 +12,7 @@ import numpy.typing as npt
 from flows.interning import I32, I64, as_slice, numbers_of
 from flows.plan import DEFAULT_JOIN_INTERVAL, Options, PlanSink, PlanStep
 from flows.rows import F64, Rows, Watermarks, join_rows, pool_block
-from flows.sets import KEPT, TEXTS, ArithmeticState, Held, Pane, dump, held_back, load, move, new_pane
+from flows.sets import KEPT, TEXTS, ArithmeticState, Held, Key, Pane, dump, held_back, load, move, new_pane
 from flows.target import Target, compile_target, unusable
 from flows.transformer import Context, Transformer
 from nephoscope import identity
@@ -40,10 +40,16 @@ class Arithmetic:
         """What the columns of open sets stand for: sets of another shape cannot be gone on with."""
         return self.meters, self.attributed
 
-    @property
-    def patience(self) -> int:
-        """How long a pane lives at least; never 0, so that none expires where it opens."""
-        return max(self.lateness, 1)
+    def expiry(self, end: I64, watermark: Any) -> I64:
+        """When sets of periods with these ends expire that open at these watermarks: at the end, or so many whole quarters of lateness later
+        as it takes to wait for lateness. Nothing else decides, so that a set is the same whoever its neighbours are; and in quarters, so that
+        the panes of a period are few.
+        """
+        # At least a microsecond: no set expires where it opens.
+        wait = np.where(watermark <= MIN_TIME, end, watermark + max(self.lateness, 1)) - end
+        quarter = max(self.lateness // 4, 1)
+        expiry: I64 = end + np.maximum(-(-wait // quarter), 0) * quarter
+        return expiry
 
     def span_of(self, meter: str) -> int:
         """The period of a meter's samples that are not polled, in microseconds."""
@@ -101,11 +107,10 @@ def arithmetic(
         # The usual case: one period, all of it before the next moment that anything expires at.
         work.watermark = np.broadcast_to(np.int64(constant), len(rows))
         work.end = time[:1] + 1
-        work.expiry = np.maximum(work.end, MIN_TIME if constant <= MIN_TIME else constant + program.patience)
+        work.expiry = program.expiry(work.end, constant)
         due = min((p.expiry for p in state.panes.values()), default=MAX_TIME)
         if constant < due and constant < work.expiry[0]:
-            work.in_order = True
-            work.add_to_pane(int(time[0]), np.arange(len(rows)))
+            work.in_order = work.add_to_period(int(time[0]), np.arange(len(rows)))
             due = min((p.expiry for p in state.panes.values()), default=MAX_TIME)
             if marks.last >= due:
                 work.expire(marks.last, marks)
@@ -119,14 +124,14 @@ def arithmetic(
         period = np.where(polled, time, start)
         end = np.where(polled, time + 1, start + span)
     watermark = np.ascontiguousarray(marks.at(rows.position))
-    expiry = np.maximum(end, np.where(watermark <= MIN_TIME, MIN_TIME, watermark + program.patience))
+    expiry = program.expiry(end, watermark)
     work.period, work.end, work.expiry, work.watermark = period, end, expiry, watermark
     done, n = 0, len(rows)
     while True:
         due = min((p.expiry for p in state.panes.values()), default=MAX_TIME)
         stop = n
         if done < n:
-            # A pane that a row opens may expire before a later row of this call.
+            # A set that a row opens may expire before a later row of this call.
             bound = np.minimum(due, np.minimum.accumulate(expiry[done:]))
             over = np.flatnonzero(watermark[done + 1 :] >= bound[:-1])
             stop = done + 1 + int(over[0]) if len(over) else n
@@ -168,7 +173,7 @@ class _Work:
         self.expiry: I64
         self.watermark: I64
         self.memo: dict[str, Any]
-        self.touched: set[int] = set()
+        self.touched: set[Key] = set()
         self.in_order = False
         """Whether what is published lies in log order already."""
 
@@ -183,20 +188,48 @@ class _Work:
         """Rows start..stop, during which no pane expires."""
         period = self.period[start:stop]
         if (period == period[0]).all():
-            self.add_to_pane(int(period[0]), np.arange(start, stop))
+            self.add_to_period(int(period[0]), np.arange(start, stop))
             return
         for value in np.unique(period).tolist():
-            self.add_to_pane(value, start + np.flatnonzero(period == value))
+            self.add_to_period(value, start + np.flatnonzero(period == value))
 
-    def add_to_pane(self, period: int, index: I64) -> None:
-        pane = self.state.panes.get(period)
+    def add_to_period(self, period: int, index: I64) -> bool:
+        """Rows of one period: each to the open set of its resource, or to a new one. Whether all went to one pane."""
+        panes = [pane for pane in self.state.panes.values() if pane.period == period]
+        # Where all rows would open sets of one pane, its end and expiry are given once.
+        end, expiry = (v if len(v) == 1 else v[index] for v in (self.end, self.expiry))
+        if (end == end[0]).all() and (expiry == expiry[0]).all():
+            key = period, int(end[0]), int(expiry[0])
+            if not panes or (len(panes) == 1 and panes[0].key == key):
+                self.add_to_pane(key, index)
+                return True
+        end, expiry = (np.broadcast_to(v, len(index)) for v in (end, expiry))
+        resource = self.resource[index]
+        left = np.ones(len(index), bool)
+        parts: dict[Key, list[I64]] = {}
+        for pane in panes:
+            known = left & np.isin(resource, pane.index.keys)
+            if known.any():
+                parts[pane.key] = [index[known]]
+                left &= ~known
+        if left.any():
+            # A resource's first row decides which pane its set is in.
+            _, first, inverse = np.unique(resource[left], return_index=True, return_inverse=True)
+            opened = np.stack([end[left][first], expiry[left][first]], 1)[inverse.reshape(-1)]
+            for pair in np.unique(opened, axis=0):
+                rows = index[left][(opened == pair).all(1)]
+                parts.setdefault((period, int(pair[0]), int(pair[1])), []).append(rows)
+        for key, rows_of in parts.items():
+            self.add_to_pane(key, np.sort(np.concatenate(rows_of)))
+        return len(parts) == 1
+
+    def add_to_pane(self, key: Key, index: I64) -> None:
+        """Rows whose sets are in this pane, or will be."""
+        pane = self.state.panes.get(key)
         if pane is None:
-            first = int(index[0])
             program = self.program
-            end, expiry = int(self.end[first]), int(self.expiry[first])
-            pane = new_pane(period, end, expiry, len(program.meters), program.attributed)
-            self.state.panes[period] = pane
-        self.touched.add(period)
+            pane = self.state.panes[key] = new_pane(*key, len(program.meters), program.attributed)
+        self.touched.add(key)
         # Slots are dealt in the order of first arrival.
         whole = not pane.count and len(index) == len(self.meter)
         dealt = self.memo.get("dealt") if whole else None
@@ -376,12 +409,11 @@ class _Work:
 
     def expire(self, watermark: int, marks: Watermarks) -> None:
         """Close the panes whose time has come."""
-        gone = sorted((p.period, p.expiry) for p in self.state.panes.values() if p.expiry <= watermark)
-        for period, expiry in gone:
-            pane = self.state.panes.pop(period)
+        for key in sorted(key for key, pane in self.state.panes.items() if pane.expiry <= watermark):
+            pane = self.state.panes.pop(key)
             open_sets = np.flatnonzero(~pane.columns["done"][: pane.count])
             if self.program.hold and len(open_sets):
-                open_sets = self.fill(pane, open_sets, marks.reaches(expiry))
+                open_sets = self.fill(pane, open_sets, marks.reaches(pane.expiry))
             self.context.count("incomplete", len(open_sets))
 
     def fill(self, pane: Pane, slots: I64, position: int) -> I64:
@@ -443,8 +475,8 @@ class _Work:
 
     def keep(self) -> None:
         """Turn what open sets refer to in this call's block into the partition's own numbers."""
-        for period in self.touched & self.state.panes.keys():
-            pane = self.state.panes[period]
+        for key in self.touched & self.state.panes.keys():
+            pane = self.state.panes[key]
             self.keep_pane(pane, np.flatnonzero(~pane.columns["done"][: pane.count]))
             for m in self.program.attributed:
                 pane.columns[f"ref{m}"][: pane.count] = -1

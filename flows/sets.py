@@ -1,4 +1,4 @@
-"""The sets that arithmetic waits for: a pane a period, a row a resource, in the order of their first arrival.
+"""The sets that arithmetic waits for: a pane for those of a period that expire together, a row a resource, in the order of their first arrival.
 
 What a set carries on (user, project, metadata, unit, type of the meters whose attributes are used) is a reference into the current
 block while a call lasts, and becomes the partition's own numbers only if the set is still open when the call ends.
@@ -28,12 +28,14 @@ POOLS = {
     "unit": "units",
     "source": "sources",
 }
+Key = tuple[int, int, int]
+"""(period, end, expiry) of a pane."""
 TEXTS = {"user": "user_id", "project": "project_id", "metadata": "resource_metadata"}
 
 
 @dataclass(slots=True)
 class Pane:
-    """The sets of one period."""
+    """The sets of one period that expire together."""
 
     period: int
     end: int
@@ -47,6 +49,11 @@ class Pane:
     def count(self) -> int:
         """Sets in the pane."""
         return self.index.size
+
+    @property
+    def key(self) -> Key:
+        """What it is found by."""
+        return self.period, self.end, self.expiry
 
 
 def new_pane(period: int, end: int, expiry: int, meters: int, attributed: Sequence[int]) -> Pane:
@@ -82,9 +89,9 @@ class Held:
 
 @dataclass(slots=True)
 class ArithmeticState:
-    """Open panes by period, and what `hold` remembers by (resource, meter)."""
+    """Open panes, and what `hold` remembers by (resource, meter)."""
 
-    panes: dict[int, Pane] = field(default_factory=dict)
+    panes: dict[Key, Pane] = field(default_factory=dict)
     held: dict[tuple[int, int], list[Held]] = field(default_factory=dict)
 
     def forget(self, before: int) -> int:
@@ -121,16 +128,14 @@ def held_back(state: ArithmeticState) -> int:
 
 def move(step: PlanStep, source: ArithmeticState, target: ArithmeticState, moved: Moved) -> None:
     """The sets of some resources, the published ones of open panes too, and what `hold` remembers of them."""
-    for period, pane in source.panes.items():
+    for key, pane in source.panes.items():
         slot = np.flatnonzero(moved.has(pane.columns["resource"][: pane.count]))
         if not len(slot):
             continue
         program = step.program
-        into = target.panes.get(period)
+        into = target.panes.get(key)
         if into is None:
-            into = new_pane(period, pane.end, pane.expiry, len(program.meters), program.attributed)
-            target.panes[period] = into
-        into.expiry = max(into.expiry, pane.expiry)
+            into = target.panes[key] = new_pane(*key, len(program.meters), program.attributed)
         resource = moved.numbers("resources", pane.columns["resource"][slot])
         to = into.index.find(resource.astype(np.int64))
         into.columns.ensure(into.count)
@@ -172,7 +177,7 @@ def load(step: PlanStep, packed: Any) -> ArithmeticState:
         if kept is not None:
             pane.kept.load({name: unpack(a) for name, a in kept.items()}, count)
         pane.index.find(pane.columns["resource"][:count].astype(np.int64))
-        state.panes[period] = pane
+        state.panes[pane.key] = pane
     for (resource, meter), rows in packed[1]:
         state.held[resource, meter] = [Held(time, volume, late, tuple(kept)) for time, volume, late, kept in rows]
     return state

@@ -419,7 +419,7 @@ class Arithmetic(Step):
 
     @dataclass
     class Pane:
-        """A period: its end, when it expires, its sets by resource in the order of arrival."""
+        """The sets of a period that expire together: the period's end, when they expire, and they by resource in the order of arrival."""
 
         period: int
         end: int
@@ -435,7 +435,7 @@ class Arithmetic(Step):
         self.sources: list[tuple[Source, MeterFilter]] = [
             (s, MeterFilter(s.meters)) for s in pipeline.sources if sink.name in s.sinks and s.interval
         ]
-        self.panes: dict[int, Arithmetic.Pane] = {}
+        self.panes: dict[tuple[int, int, int], Arithmetic.Pane] = {}
         self.arrived: list[Row] = []
 
     def interval(self, meter: str) -> int:
@@ -449,8 +449,8 @@ class Arithmetic(Step):
 
     def advance(self, watermark: int) -> list[Row]:
         out: list[Row] = []
-        for period in sorted(p.period for p in self.panes.values() if p.expires <= watermark):
-            pane = self.panes.pop(period)
+        for key in sorted(key for key, p in self.panes.items() if p.expires <= watermark):
+            pane = self.panes.pop(key)
             for resource, waiting in pane.sets.items():
                 if waiting.published:
                     continue
@@ -477,11 +477,18 @@ class Arithmetic(Step):
             length = self.interval(sample.name)
             period = sample.timestamp // length * length
             end = period + length
-        if period not in self.panes:
-            # At least a microsecond: no pane expires where it opens.
-            expires = end if watermark == MIN_TIME else max(end, watermark + max(self.options.lateness, 1))
-            self.panes[period] = self.Pane(period, end, expires)
-        waiting = self.panes[period].sets.setdefault(sample.resource_id, self.Set())
+        waiting = next(
+            (
+                p.sets[sample.resource_id]
+                for p in self.panes.values()
+                if p.period == period and sample.resource_id in p.sets
+            ),
+            None,
+        )
+        if waiting is None:
+            expires = self._expires(end, watermark)
+            pane = self.panes.setdefault((period, end, expires), self.Pane(period, end, expires))
+            waiting = pane.sets[sample.resource_id] = self.Set()
         if waiting.published:
             self.count("already_published")
             return []
@@ -489,6 +496,15 @@ class Arithmetic(Step):
         if len(waiting.rows) < len(self.meters):
             return []
         return self._joined(waiting, period)
+
+    def _expires(self, end: int, watermark: int) -> int:
+        """When a set that opens at this watermark expires: at its period's end, or so many whole quarters of lateness later."""
+        expires, quarter = end, max(self.options.lateness // 4, 1)
+        if watermark != MIN_TIME:
+            # At least a microsecond: no set expires where it opens.
+            late = watermark + max(self.options.lateness, 1) - end
+            expires += max(-(-late // quarter), 0) * quarter
+        return expires
 
     def passed(self, watermark: int) -> int:
         if watermark in (MIN_TIME, MAX_TIME):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from nephoscope import identity
 from nephoscope.sample import CUMULATIVE, DELTA, GAUGE, Sample
@@ -177,10 +178,40 @@ EDGES = [
         (0, 1, 0),
     ),
     Edge(
-        "a pane waits as long as lateness from its opening",
+        "a set waits as long as lateness from its opening",
         [SUM],
         lambda e: [mark(10 * MINUTE), pushed(sample("a", 0)), mark(11 * MINUTE + e), pushed(sample("b", 0))],
         (1, 0, 0),
+    ),
+    Edge(
+        "or until the next whole quarter of lateness after its period",
+        [SUM],
+        lambda e: [
+            mark(10 * MINUTE + 1),
+            pushed(sample("a", 0)),
+            mark(11 * MINUTE + 15 * SECOND + e),
+            pushed(sample("b", 0)),
+        ],
+        (1, 0, 0),
+    ),
+    Edge(
+        "which of its neighbours' sets opened before it and when they expire is nothing to it",
+        [SUM],
+        lambda e: [
+            mark(10 * MINUTE),
+            pushed(replace(sample("a", 0, key=77), resource_id="neighbour")),
+            mark(10 * MINUTE + 30 * SECOND),
+            pushed(sample("a", 0), replace(sample("b", 0, key=78), resource_id="neighbour")),
+            mark(11 * MINUTE + 30 * SECOND + e),
+            pushed(sample("b", 0)),
+        ],
+        (2, 1, 1),
+    ),
+    Edge(
+        "polled and pushed samples of a period may be of one set, whose end is that of the first",
+        [SUM],
+        lambda e: [polled(sample("a", 0)), mark(MINUTE + e), pushed(sample("b", 30 * SECOND))],
+        (1, 1, 0),
     ),
     Edge(
         "hold reaches back less than its length from the period's start",
@@ -195,11 +226,11 @@ EDGES = [
         (1, 0, 0),
     ),
     Edge(
-        "hold takes what is no older than hold, lateness and interval together when the pane expires",
+        "hold takes what is no older than hold, lateness and interval together when the set expires",
         [HELD],
         lambda e: [
             pushed(sample("b", 0)),
-            mark(4 * MINUTE + e),  # W = 3 min: the pane below expires at 4 min = hold + lateness + interval after b.
+            mark(4 * MINUTE + e),  # W = 3 min: the set below expires at 4 min = hold + lateness + interval after b.
             pushed(sample("a", MINUTE)),
             mark(20 * MINUTE),
         ],

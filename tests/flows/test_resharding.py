@@ -74,11 +74,7 @@ def bare(samples):
     return sorted((s.id, s.name, s.resource_id, s.volume, s.timestamp, s.user_id, s.metadata, s.late, s.unit, s.type) for s in samples)  # fmt: skip
 
 
-# Sets of arithmetic that are open when the count grows can come out with other members: not settled yet, see decision 0048.
-OPEN_SETS = pytest.mark.xfail(strict=False, reason="open sets of arithmetic across a growth: see docs/decisions/0048")
-
-
-@pytest.mark.parametrize("chain", [pytest.param(c, marks=[OPEN_SETS] if "arithmetic" in c else []) for c in PLANS])
+@pytest.mark.parametrize("chain", PLANS)
 @settings(max_examples=4)
 @given(seed=st.integers(0, 10_000), at=st.integers(1, 11), counts=st.sampled_from([(1, 2), (2, 4), (4, 8), (3, 5)]))
 def test_rates_and_windows_go_on_without_a_gap(chain, seed, at, counts):
