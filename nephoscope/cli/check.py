@@ -14,6 +14,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from nephoscope import documents, registry
+from nephoscope.cli.changes import changes
 from nephoscope.cli.options import Config, Json, Set, settings_of
 from nephoscope.cli.output import complain
 from nephoscope.cli.parts import known_schemes, load_polling_and_pipeline, open_log, open_store
@@ -56,7 +57,8 @@ def check(
     """Check files, or all that `run` would use here. Exits with 78 and every problem where something is wrong.
 
     The stages come in this order: correctness (does it load?), topology (does it fit together?), environment (are state
-    folder, log, store and pollsters there?). With files, only the first two.
+    folder, log, store and pollsters there?). With files, only the first two. Where a flow runs on the settings' state_dir, a pipeline is
+    also compared with that flow's: a step that was renamed or moved is a new one, with new ids.
 
     Example: nephoscope check my/pipeline.yaml
     """
@@ -79,6 +81,7 @@ def check(
         if settings is not None:
             _listening(findings, settings)
     _topology(findings, pipelines, pollings, settings)
+    _running(findings, pipelines, settings or _settings_for(files or [], config, overrides))
     if settings is not None:
         _environment(findings, pollings, settings)
     _report(findings, as_json=json)
@@ -95,6 +98,22 @@ def _listening(findings: Findings, settings: Settings) -> None:
     _collect(findings, "correctness", lambda: service.check(settings, told))
     _collect(findings, "correctness", lambda: event_pipeline(settings))
     findings.warnings += [("correctness", p) for p in told.warnings]
+
+
+def _settings_for(files: Iterable[Path], config: Path | None, overrides: list[str] | None) -> Settings | None:
+    """The settings of the flow that named files are meant for: where they were given, or where they name one of the files."""
+    try:
+        settings = settings_of(config, overrides)
+    except NephoscopeError:
+        return None  # Files are checked by themselves; the settings are, where none is named.
+    named = config is not None or overrides or settings.pipeline_file().resolve() in {f.resolve() for f in files}
+    return settings if named else None
+
+
+def _running(findings: Findings, pipelines: Iterable[Pipeline], settings: Settings | None) -> None:
+    if settings is not None:
+        for pipeline in pipelines:
+            findings.warnings += [("topology", p) for p in changes(settings, pipeline)]
 
 
 def kind_of(file: Path) -> str:

@@ -127,10 +127,15 @@ class Reload:
         (self._folder / REFUSED).unlink(missing_ok=True)
 
     def _copy(self, name: str) -> Path:
-        return self._folder / f"{name.partition('_')[0]}.yaml"
+        return copy_of(self._settings, name)
 
     def _named(self) -> str:
         return " and ".join(str(p) for p in self._files.values())
+
+
+def copy_of(settings: Settings, name: str) -> Path:
+    """Where the flow of these settings keeps its copy of the file that this setting names."""
+    return settings.state_dir / FOLDER / f"{name.partition('_')[0]}.yaml"
 
 
 def _stamp(path: Path) -> Stamp:

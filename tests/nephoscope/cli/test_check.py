@@ -4,6 +4,9 @@ import json
 
 import pytest
 
+from nephoscope.cli.reload import Reload
+from nephoscope.settings import load_settings
+
 GOOD = "sources: [{name: s, meters: ['*'], sinks: [k]}]\nsinks: [{name: k, publishers: ['store://']}]\n"
 
 
@@ -124,3 +127,47 @@ def test_a_lateness_below_lease_and_catch_up_is_refused(nephoscope, redis):
     assert done.err.startswith("lateness: 15 s is less than what a period of host needs where its agent dies")
 
     assert nephoscope(*arguments[:-1], "lateness=20").status == 0
+
+
+CHAIN = "[{name: rate_of_change, parameters: {}}, {name: accumulator, parameters: {size: 2}}]"
+
+
+def changed(nephoscope, tmp_path, before, after, *arguments):
+    """The warnings of a check after a flow on `before` was started here, and its file then changed."""
+    text = "sources: [{{name: s, meters: ['*'], sinks: [{name}]}}]\nsinks:\n  - {{name: {name}, transformers: {chain}, publishers: ['store://']}}\n"
+    (tmp_path / "pipeline.yaml").write_text(text.format(name=before[0], chain=before[1]))
+    (tmp_path / "nephoscope.yaml").write_text("pipeline_cfg_file: pipeline.yaml\nstate_dir: state\n")
+    Reload(load_settings(tmp_path / "nephoscope.yaml"), print)
+    assert nephoscope("check", *arguments).err == ""
+    (tmp_path / "pipeline.yaml").write_text(text.format(name=after[0], chain=after[1]))
+    done = nephoscope("check", *arguments)
+    assert done.status == 0
+    return done.err
+
+
+@pytest.mark.parametrize("arguments", [(), ("pipeline.yaml",)], ids=["all", "the file"])
+def test_a_renamed_sink_has_other_ids(nephoscope, tmp_path, arguments):
+    said = changed(nephoscope, tmp_path, ("old", CHAIN), ("new", CHAIN), *arguments)
+
+    assert "pipeline.yaml:3: sinks.new: renamed from 'old'" in said
+    assert "other ids" in said
+    assert len(said.splitlines()) == 1
+
+
+def test_a_step_that_moved_is_another_and_one_with_other_parameters_the_same(nephoscope, tmp_path):
+    moved = "[{name: accumulator, parameters: {size: 9}}, {name: rate_of_change, parameters: {}}, {name: accumulator, parameters: {}}]"
+    said = changed(nephoscope, tmp_path, ("k", CHAIN), ("k", moved)).splitlines()
+
+    assert len(said) == 3
+    assert all(f"sinks.k.transformers[{n}]" in line and "other ids" in line for n, line in enumerate(said))
+    assert changed(nephoscope, tmp_path, ("k", CHAIN), ("k", CHAIN.replace("2", "3"))) == ""
+
+
+def test_what_goes_is_said(nephoscope, tmp_path):
+    shorter = changed(nephoscope, tmp_path, ("k", CHAIN), ("k", "[{name: rate_of_change, parameters: {}}]"))
+    other = changed(nephoscope, tmp_path, ("k", CHAIN), ("other", "[{name: delta, parameters: {}}]")).splitlines()
+
+    assert "accumulator at the end" in shorter
+    assert len(other) == 2
+    assert "no such sink" in other[0]
+    assert "'k' of the flow that runs here is gone" in other[1]
