@@ -21,7 +21,7 @@ from flows.one_to_one import Entries
 from flows.plan import Plan, PlanStep
 from flows.rows import I8, Block, Bools, Rows, content_key, kinds_of
 from flows.state import State
-from nephoscope.batch import Header, int_column
+from nephoscope.batch import Header, int_column, values_of
 
 CACHED_ROWS = 4096
 """Rows a partition whose layouts are remembered: about 0.1 kB each."""
@@ -59,9 +59,8 @@ class Layout:
     def rows(self, batch: pa.RecordBatch, polled: int, position: I64) -> Rows:
         """The rows of the batch that this layout was made for."""
         n = batch.num_rows
-        ids = np.frombuffer(batch.column("id").buffers()[1], np.uint64)
-        ids = ids[2 * batch.column("id").offset :][: 2 * n].reshape(-1, 2)
-        volume, late = batch.column("volume"), batch.column("late")
+        ids = values_of(batch.column("id"), np.uint64, 2).reshape(-1, 2)
+        late = batch.column("late")
         everything = np.arange(n)
         return Rows(
             Block(batch),
@@ -72,7 +71,7 @@ class Layout:
             self.unit,
             self.source,
             self.origin,
-            np.frombuffer(volume.buffers()[1], np.float64)[volume.offset : volume.offset + n],
+            values_of(batch.column("volume"), np.float64),
             int_column(batch, "timestamp"),
             int_column(batch, "measured_at"),
             ids[:, 0],

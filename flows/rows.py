@@ -18,7 +18,7 @@ import xxhash
 
 from flows.interning import Interner, distinct
 from nephoscope import identity
-from nephoscope.batch import SCHEMA, int_column
+from nephoscope.batch import SCHEMA, int_column, values_of
 from nephoscope.sample import TYPES
 from nephoscope.times import MAX_TIME, MIN_TIME
 
@@ -38,7 +38,8 @@ CARRIED = ("resource_id", "user_id", "project_id", "resource_metadata")
 
 def codes_of(column: pa.DictionaryArray) -> I32:
     """The indices of a dictionary column as a numpy view."""
-    return np.frombuffer(column.indices.buffers()[1], np.int32)[column.offset : column.offset + len(column)]
+    codes: I32 = values_of(column.indices, np.int32)
+    return codes
 
 
 def dictionary(codes: I32, words: pa.Array) -> pa.DictionaryArray:
@@ -185,13 +186,11 @@ ARRAYS = tuple(f.name for f in fields(Rows) if f.name not in ("block", "memo"))
 def rows_of(batch: pa.RecordBatch, strings: Strings, polled: I64, position: I64) -> Rows:
     """The rows of a whole batch."""
     block = Block(batch)
-    ids = np.frombuffer(batch.column("id").buffers()[1], np.uint64)
-    ids = ids[2 * batch.column("id").offset :][: 2 * batch.num_rows].reshape(-1, 2)
+    ids = values_of(batch.column("id"), np.uint64, 2).reshape(-1, 2)
 
     def numbers(column: str, pool: str) -> I32:
         return strings.map(pool, block.dictionary(column))[block.codes(column)]
 
-    volume = batch.column("volume")
     late = batch.column("late")
     return Rows(
         block,
@@ -202,7 +201,7 @@ def rows_of(batch: pa.RecordBatch, strings: Strings, polled: I64, position: I64)
         numbers("unit", "units"),
         numbers("source", "sources"),
         numbers("origin", "origins"),
-        np.frombuffer(volume.buffers()[1], np.float64)[volume.offset : volume.offset + batch.num_rows],
+        values_of(batch.column("volume"), np.float64),
         int_column(batch, "timestamp"),
         int_column(batch, "measured_at"),
         ids[:, 0],

@@ -127,10 +127,18 @@ class Batch:
             )
 
 
+def values_of(column: pa.Array, kind: type[np.generic], width: int = 1) -> Any:
+    """The values of a column, `width` of this kind a row, as a numpy view.
+
+    No more is looked at than they are: how long the buffer is says whoever wrote the message, and Arrow takes any that is long enough.
+    """
+    rows = len(column)
+    return np.frombuffer(column.buffers()[1], kind, width * rows, width * column.offset * np.dtype(kind).itemsize)
+
+
 def int_column(rows: pa.RecordBatch, name: str) -> Any:
     """A timestamp column as a numpy array of int64 microseconds, without a copy."""
-    column = rows.column(name)
-    return np.frombuffer(column.buffers()[1], np.int64)[column.offset : column.offset + len(column)]
+    return values_of(rows.column(name), np.int64)
 
 
 def batch_of(samples: Iterable[Sample], header: Header = PUSHED) -> Batch:

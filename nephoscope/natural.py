@@ -18,7 +18,7 @@ import pyarrow as pa
 import xxhash
 
 from nephoscope import identity
-from nephoscope.batch import int_column
+from nephoscope.batch import int_column, values_of
 
 I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
@@ -45,8 +45,8 @@ class Kind(NamedTuple):
 
 def codes(rows: pa.RecordBatch, name: str) -> npt.NDArray[np.int32]:
     """The indices of a dictionary column, without a copy."""
-    column = rows.column(name)
-    return np.frombuffer(column.buffers()[1], np.int32)[column.offset : column.offset + len(column)]
+    out: npt.NDArray[np.int32] = values_of(rows.column(name).indices, np.int32)
+    return out
 
 
 def distinct(numbers: I64, bound: int | None = None) -> tuple[I64, I64]:
@@ -110,7 +110,7 @@ def content(dictionary: pa.Array) -> bytes:
     _, offsets, data = dictionary.buffers()
     if not n or offsets is None:
         return b""
-    bounds = np.frombuffer(offsets, np.int32)[at : at + n + 1]
+    bounds = np.frombuffer(offsets, np.int32, n + 1, 4 * at)
     hasher = xxhash.xxh3_128(bounds.tobytes(), seed=_SEED)
     if data is not None:
         hasher.update(memoryview(data)[bounds[0] : bounds[-1]])
@@ -161,9 +161,8 @@ def ids(kinds: Sequence[Kind], which: I64, resource_hi: U64, resource_lo: U64, t
 
 def stored_ids(rows: pa.RecordBatch) -> npt.NDArray[np.uint8]:
     """The id column as (n, 16) bytes, without a copy."""
-    column = rows.column("id")
-    raw = np.frombuffer(column.buffers()[1], np.uint8)
-    return raw[column.offset * 16 : (column.offset + len(column)) * 16].reshape(-1, 16)
+    raw: npt.NDArray[np.uint8] = values_of(rows.column("id"), np.uint8, 16)
+    return raw.reshape(-1, 16)
 
 
 def natural_ids(rows: pa.RecordBatch) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:

@@ -18,14 +18,15 @@ from flows.plan import Options, compile_plan
 from flows.snapshot import restore, take
 from flows.stage import finish, process
 from flows.state import State
-from nephoscope.batch import MAX_MESSAGE, Batch, Header
+from nephoscope.batch import MAX_MESSAGE, Batch, Header, batch_of, encode, frame
 from nephoscope.dead_letters import bury, data_of
 from nephoscope.errors import ConfigError
 from nephoscope.pipeline import parse_pipeline
 from nephoscope.push import push
 from nephoscope.times import SECOND, TOO_LATE, now
-from nephoscope.topics import DEAD_LETTERS, SAMPLES, Record
+from nephoscope.topics import DEAD_LETTERS, SAMPLES, Message, Record
 from nephoscope.topics.embedded import EmbeddedLog
+from sinks.sql import SQLStore
 from tests.flows.made import feed, message, plan, published, sample
 
 PIPELINE = {
@@ -520,3 +521,28 @@ def test_a_header_of_another_time_does_no_harm(log):
     for mark in (2**40, -(2**40)):
         feed(the_plan, state, message(mark=mark))
     assert state.watermark == before
+
+
+def test_whatever_a_message_says_of_its_own_insides_it_is_stored_or_buried(tmp_path):
+    """Each number in it that may be a length or a place, one more and one less, under a checksum that fits. Arrow takes buffers longer than they need be."""
+    the_plan = compile_plan(parse_pipeline(yaml.safe_dump(PIPELINE), publisher_schemes=("test",)), Options())
+    good = encode(Batch(batch_of([at(0, "cpu"), at(0, "mem", resource="other")]).rows, Header(interval=60)))
+    length = int.from_bytes(good[12:16], "little")
+    head, body = good[24 : 24 + length], good[24 + length :]
+    store = SQLStore(f"sqlite:///{tmp_path}/samples.db?synchronous=normal")
+    stored = buried = 0
+    for place in range(0, len(body) - 7, 8):
+        for more in (1, -1):
+            changed = bytearray(body)
+            word = int.from_bytes(body[place : place + 8], "little") + more
+            changed[place : place + 8] = (word % 2**64).to_bytes(8, "little")
+            lying = Message(0, place, 0, frame(head, bytes(changed), 2))
+            out = process(the_plan, State(the_plan), [lying])
+            stored += store.write(out.published.get("test://kept", [])).received
+            buried += len(out.dead)
+            for batches in out.published.values():
+                assert [list(Batch(rows).samples()) for rows in batches]
+    store.close()
+
+    assert stored > 100
+    assert buried > 100
