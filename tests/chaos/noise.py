@@ -19,7 +19,7 @@ from tests.chaos.story import PARTITIONS, Stage, buried
 
 _AT_ONCE = 2000
 GROWTH = 24 << 20
-"""Bytes that a process may grow by between a third of the messages and all: caches that are not full yet."""
+"""Bytes that a process may grow by from when it has read a third of the messages until it has read all: caches that are not full yet."""
 
 
 @dataclass
@@ -60,7 +60,7 @@ def drown(stage: Stage, count: int, seed: int = 1) -> Heard:
     chance = random.Random(seed)
     stream = hostile(chance, times.now())
     broken = marks = received = sent = 0
-    sizes = {}
+    at_third = 0
     stage.event("1 worker")
     flow.start(1)
     while sent < count:
@@ -76,9 +76,13 @@ def drown(stage: Stage, count: int, seed: int = 1) -> Heard:
                 received += size
                 marks += not size
         stage.told("hostile messages", sent / count)
+        if not at_third and sent * 3 >= count:
+            # What is sent is not read yet, and a process that has read nothing has its clients and Arrow's memory still to come.
+            flow.until("this third is read", lambda: flow.lag() == 0)
+            at_third = _size(flow.processes())
         flow.until("it keeps up", lambda: flow.lag() < 2 * _AT_ONCE)
-        sizes[sent] = _size(flow.processes())
     flow.until("all is read", lambda: flow.lag() == 0)
+    growth = _size(flow.processes()) - at_third
     stage.event("all is read; SIGTERM")
     flow.stop()
     peace = rows.in_peace(log, stage.plan)
@@ -89,7 +93,9 @@ def drown(stage: Stage, count: int, seed: int = 1) -> Heard:
     dead = sum(log.end(DEAD_LETTERS))
     whole = peace.undecodable & {(origin.partition, origin.offset) for origin in buried(log)}
     log.close()
-    third = next(size for at, size in sizes.items() if at * 3 >= count)
+    # An id that is cut out of a message, or is all zeros, may lie on several partitions: the store keeps whichever comes first.
+    published = rows.flat(peace.store)
+    expected = rows.either(published, stored)
     return Heard(
         sent=sent,
         broken=broken,
@@ -98,9 +104,9 @@ def drown(stage: Stage, count: int, seed: int = 1) -> Heard:
         stored=len(stored),
         buried_messages=len(whole),
         buried_rows=dead - len(whole),
-        doubles=peace.doubles,
-        different=rows.compare(stored, peace.stored),
-        growth=sizes[sent] - third,
+        doubles=peace.doubles + len(published) - len(expected),
+        different=rows.compare(stored, expected),
+        growth=growth,
         restarts=flow.heard("again in"),
     )
 

@@ -101,6 +101,17 @@ def once(rows: Rows) -> Rows:
     return rows[np.sort(first)]
 
 
+def either(rows: Rows, found: Rows) -> Rows:
+    """Each id once: of several the one that was found, else the first. For ids that lie on several partitions, where any may be stored first."""
+    there = np.isin(_all_of_it(rows), _all_of_it(found))
+    return once(np.concatenate([rows[there], rows[~there]]))
+
+
+def _all_of_it(rows: Rows) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return (rows[:, 0] * _PRIME ^ rows[:, 1]) * _PRIME ^ rows[:, 2]
+
+
 def compare(found: Rows, expected: Rows) -> Difference:
     """How what was found differs from what was expected, in which each id is once."""
     expected, wanted = _sorted(expected)

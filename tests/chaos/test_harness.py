@@ -157,3 +157,19 @@ def test_every_attribute_counts(log):
 )
 def test_flat_is_flat(values, flat):
     assert Line("x", "MB", least=5, values=values).flat is flat
+
+
+def test_of_rivals_either_is_right_and_nothing_else(peace):
+    """An id that lies on two partitions with different content: the store may have one of them, and must have one."""
+    good = peace.stored
+    rival = good[:1].copy()
+    rival[0, 2] += np.uint64(1)
+    rows_ = np.concatenate([good, rival])
+    other = np.concatenate([rival, good[1:]])
+    wrong = other.copy()
+    wrong[0, 2] += np.uint64(1)
+
+    for stored_, difference in ((good, 0), (other, 0), (wrong, 1)):
+        found = rows.compare(stored_, rows.either(rows_, stored_))
+        assert (found.missing, found.double, found.different) == (0, 0, difference)
+    assert rows.compare(good[1:], rows.either(rows_, good[1:])).missing == 1
