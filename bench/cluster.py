@@ -21,7 +21,7 @@ import time
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,9 @@ class _Run:
 
     def sent(self) -> int:
         """Samples published so far, by all workers."""
+        return self._asked("nephoscope_flow_sent_total")
+
+    def _asked(self, name: str) -> int:
         total = 0.0
         for worker in range(self.flow.workers):
             place = self.port + (worker + 1 if worker else 0)
@@ -108,10 +111,12 @@ class _Run:
                     text = answer.read().decode()
             except OSError:
                 return 0
-            total += sum(
-                float(line.split()[1]) for line in text.splitlines() if line.startswith("nephoscope_flow_sent_total ")
-            )
+            total += sum(float(line.split()[1]) for line in text.splitlines() if line.startswith(f"{name} "))
         return round(total)
+
+    def reads(self) -> bool:
+        """Whether every partition is read."""
+        return self._asked("nephoscope_flow_partitions_read") == PARTITIONS
 
     def until(self, periods: int) -> None:
         """Wait until so many periods of the cloud are published."""
@@ -188,8 +193,10 @@ class _Bench:
         """CPU-microseconds a sample: what each part costs by itself, in this process; the rest is the engine's."""
         plan = compile_plan(load_pipeline(shipped("pipeline.yaml"), publisher_schemes=()))
         states = [State(plan) for _ in range(PARTITIONS)]
-        messages = [list(self.cloud.messages(period)) for period in range(WARM + 4)]
-        rows = 4 * self.cloud.rows
+        # As many as in the run: what a client needs to begin with is in them once.
+        periods = one.samples // self.cloud.rows
+        some = min(periods, 8)
+        messages = [list(self.cloud.messages(period)) for period in range(WARM + some)]
         for period in messages[:WARM]:
             for state, message in zip(states, period, strict=True):
                 process(plan, state, [message])
@@ -203,7 +210,7 @@ class _Bench:
 
         flat = [(state, message) for period in messages[WARM:] for state, message in zip(states, period, strict=True)]
         source = self.topics
-        seconds["consume"] = _bare(self.address, f"{source.prefix}{SAMPLES}", None, 4)
+        consumed = _bare(self.address, f"{source.prefix}{SAMPLES}", None, periods)
         timed("decode", lambda: [decode(m.value, nulls=True) for _, m in flat])
         outputs: list[Output] = timed("stage", lambda: [process(plan, s, [m]) for s, m in flat])
         seconds["stage"] -= seconds["decode"]
@@ -212,7 +219,8 @@ class _Bench:
         )
         _make_topic(self.address, f"{source.prefix}again")
         timed("produce", lambda: _produce(self.address, f"{source.prefix}again", produced))
-        out = {name: round(1e6 * spent / rows, 3) for name, spent in seconds.items()}
+        seconds["consume"] = consumed * some / periods
+        out = {name: round(1e6 * spent / (some * self.cloud.rows), 3) for name, spent in seconds.items()}
         out["engine"] = round(1e6 / one.rate - sum(out.values()), 3)
         return out
 
@@ -269,8 +277,13 @@ class _Bench:
         """From before produce() is called to the broker's own time of the output."""
         run = _Run(self)
         seconds = 2.0 * self.size
-        with run.flow.running(), _fed(self, run, self.capacity / 2) as feed:
+        with ExitStack() as stack:
+            stack.enter_context(run.flow.running())
+            # What arrives while it starts would have to be caught up: that is the case before.
+            run.flow.until(run.reads)
+            feed = stack.enter_context(_fed(self, run, self.capacity / 2))
             run.until(WARM)
+            run.flow.until(lambda: run.sent() >= expected(feed.periods - 1))
             feed.mark()
             time.sleep(seconds)
             feed.stop()
