@@ -88,7 +88,8 @@ _servers:
     java -version >/dev/null 2>&1 || wanted="$wanted default-jre-headless"
     mvn -version >/dev/null 2>&1 || wanted="$wanted maven"
     # program=package; servers lie in folders that are not on everybody's path.
-    for one in mariadbd=mariadb-server redis-server=redis-server memcached=memcached rabbitmq-server=rabbitmq-server; do
+    for one in mariadbd=mariadb-server redis-server=redis-server memcached=memcached rabbitmq-server=rabbitmq-server \
+        snmpd=snmpd snmpget=snmp ipmi_sim=openipmi ipmitool=ipmitool; do
         PATH="$PATH:/usr/sbin" command -v "${one%%=*}" >/dev/null 2>&1 || wanted="$wanted ${one#*=}"
     done
     ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || wanted="$wanted postgresql"

@@ -229,7 +229,7 @@ def _networks(host: str, about: dict[str, Any]) -> Iterator[Reading]:
             elif address.family == socket.AF_INET:
                 named.setdefault("ip", address.address)
         if name in states and states[name].speed:
-            named["speed"] = states[name].speed * 1_000_000  # bit/s, as Ceilometer has it
+            named["speed"] = states[name].speed * 1_000_000 // 8  # B/s, as Ceilometer has it
         volumes = (
             count.bytes_recv,
             count.bytes_sent,

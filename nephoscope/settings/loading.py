@@ -40,6 +40,7 @@ _PATHS: Final = (
     "pipeline_cfg_file",
     "event_pipeline_cfg_file",
     "polling_cfg_file",
+    "hardware.hosts",
     "notifications.definitions",
     "notifications.event_definitions",
     "openstack.clouds_file",

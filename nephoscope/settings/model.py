@@ -12,6 +12,7 @@ from nephoscope.settings.sections import (
     ComputeSettings,
     CoordinationSettings,
     DatabaseSettings,
+    HardwareSettings,
     LogSettings,
     MetricsSettings,
     NotificationsSettings,
@@ -46,6 +47,7 @@ class Settings(Section):
     polling: PollingSettings
     coordination: CoordinationSettings
     compute: ComputeSettings
+    hardware: HardwareSettings
     metrics: MetricsSettings
     notifications: NotificationsSettings
     push: PushSettings

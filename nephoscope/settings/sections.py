@@ -235,3 +235,55 @@ class OpenStackSettings(Section):
     def _several(cls, value: Any) -> Any:
         """A variable or flag gives them as text: a,b."""
         return tuple(v.strip() for v in value.split(",") if v.strip()) if isinstance(value, str) else value
+
+
+class CredentialSettings(Section):
+    """What a named credential holds; which of it counts is the business of what is polled with it."""
+
+    user: str = ""
+    password: SecretStr = SecretStr("")
+    community: SecretStr = SecretStr("")
+    token: SecretStr = SecretStr("")
+    auth_proto: Literal["", "md5", "sha", "sha224", "sha256", "sha384", "sha512"] = ""
+    priv_proto: Literal["", "des", "3des", "aes128", "aes192", "aes256"] = ""
+    priv_password: SecretStr = SecretStr("")
+
+
+class HardwareSettings(Section):
+    """Hosts that are polled by SNMP, IPMI and Kwapi."""
+
+    hosts: Path | None
+    readonly_user_name: str
+    readonly_user_password: SecretStr
+    readonly_user_auth_proto: Literal["", "md5", "sha", "sha224", "sha256", "sha384", "sha512"]
+    readonly_user_priv_proto: Literal["", "des", "3des", "aes128", "aes192", "aes256"]
+    readonly_user_priv_password: SecretStr
+    credentials: dict[str, CredentialSettings]
+    snmp_timeout: float = Field(gt=0, le=60)
+    snmp_retries: int = Field(ge=0, le=10)
+    ipmi_timeout: float = Field(ge=1, le=3600)
+
+    @field_validator("credentials", mode="before")
+    @classmethod
+    def _credentials(cls, value: Any) -> Any:
+        """A variable or flag gives them as JSON."""
+        if isinstance(value, str):
+            try:
+                value = msgspec.json.decode(value) if value else {}
+            except msgspec.DecodeError:
+                raise ValueError("must be a mapping, as JSON where it is a text") from None
+        return value
+
+    def credential(self, name: str) -> CredentialSettings | None:
+        """The credential of a name. '' is the one of hosts that name none: `default`, else the read-only user; None: there is none."""
+        if name:
+            return self.credentials.get(name)
+        if "default" in self.credentials or not self.readonly_user_name:
+            return self.credentials.get("default")
+        return CredentialSettings(
+            user=self.readonly_user_name,
+            password=self.readonly_user_password,
+            auth_proto=self.readonly_user_auth_proto,
+            priv_proto=self.readonly_user_priv_proto,
+            priv_password=self.readonly_user_priv_password,
+        )
