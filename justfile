@@ -23,7 +23,7 @@ check *args:
     @exec nephoscope check "$@"
 
 # all tests, or those named: ./justw test tests/flows -k delta
-test *args: _dev _servers
+test *args: _dev _servers _libvirt
     python -m pytest -n 2 --dist worksteal "$@"
 
 # the tests that take no more than a moment each
@@ -62,6 +62,8 @@ lock *args: _dev
         uv pip compile $options "$@" --group build pyproject.toml -o "locks/py$version.txt"
         uv pip compile $options "$@" --group build --group dev --extra kafka -c "locks/py$version.txt" pyproject.toml -o "locks/py$version-dev.txt"
     done
+    # By itself: it has no wheels, and the others must install without a compiler.
+    echo 'libvirt-python>=9.0' | uv pip compile $options "$@" - -o locks/libvirt.txt
     grep -c == locks/*.txt
 
 # where to read on
@@ -93,6 +95,13 @@ _servers:
         PATH="$PATH:/usr/sbin" command -v "${one%%=*}" >/dev/null 2>&1 || wanted="$wanted ${one#*=}"
     done
     ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || wanted="$wanted postgresql"
+    for one in libvirtd=libvirt-daemon-system virsh=libvirt-clients qemu-system-x86_64=qemu-system-x86 ip=iproute2 cpio=cpio gcc=gcc pkg-config=pkg-config; do
+        PATH="$PATH:/usr/sbin:/sbin" command -v "${one%%=*}" >/dev/null 2>&1 || wanted="$wanted ${one#*=}"
+    done
+    ls /usr/lib/*/libvirt/connection-driver/libvirt_driver_qemu.so >/dev/null 2>&1 || wanted="$wanted libvirt-daemon-driver-qemu"
+    pkg-config --exists libvirt 2>/dev/null || wanted="$wanted libvirt-dev"
+    python -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' ||
+        wanted="$wanted $(python -c 'import sys; print("python%d.%d-dev" % sys.version_info[:2])')"
     if [ -z "$wanted" ] || [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
         exit 0
     fi
@@ -100,3 +109,14 @@ _servers:
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -q >/dev/null </dev/null || echo "apt-get update failed, trying what is known" >&2
     apt-get install -y -q --no-install-recommends $wanted >/dev/null </dev/null
+
+# libvirt's Python binding comes as source only: it is built where libvirt's headers and a compiler are. Without it its tests say so.
+_libvirt: _dev _servers
+    #!/bin/sh
+    set -eu
+    if python -c 'import libvirt' 2>/dev/null || ! pkg-config --exists libvirt 2>/dev/null || ! command -v gcc >/dev/null; then
+        exit 0
+    fi
+    echo "building libvirt-python, for the tests" >&2
+    python -m pip --disable-pip-version-check --no-input install -q --require-hashes --no-deps --no-build-isolation -r locks/libvirt.txt </dev/null ||
+        echo "libvirt-python could not be built (see above)" >&2

@@ -97,7 +97,12 @@ def test_every_distribution_that_is_imported_is_declared():
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     optional = [d for ds in project.get("optional-dependencies", {}).values() for d in ds]
-    modules = {"pyyaml": "yaml", "pydantic-settings": "pydantic_settings", "openstacksdk": "openstack"}
+    modules = {
+        "pyyaml": "yaml",
+        "pydantic-settings": "pydantic_settings",
+        "openstacksdk": "openstack",
+        "libvirt-python": "libvirt",
+    }
 
     def module_of(requirement: str) -> str:
         name = requirement.partition(">")[0].partition("=")[0].partition("[")[0].strip().lower()

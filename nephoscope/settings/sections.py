@@ -131,6 +131,10 @@ class ComputeSettings(Section):
     """What concerns agents of the namespace `compute`."""
 
     workload_partitioning: bool
+    libvirt_type: Literal["kvm", "qemu", "lxc", "parallels", "uml", "xen"]
+    libvirt_uri: str
+    libvirt_connections: int = Field(ge=1, le=64)
+    libvirt_timeout: float = Field(gt=0, le=600)
 
 
 class PollingSettings(Section):
