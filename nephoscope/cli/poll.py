@@ -12,6 +12,7 @@ from nephoscope.cli.output import complain, progress, rows
 from nephoscope.cli.parts import load_polling_and_pipeline
 from nephoscope.errors import NephoscopeError, nearest
 from nephoscope.matching import MeterFilter
+from nephoscope.redaction import redacted
 from nephoscope.settings import Settings
 
 if TYPE_CHECKING:  # A room: it is imported by the command, so that help answers at once.
@@ -76,7 +77,7 @@ def poll(
     count = rows(_COLUMNS, _lines(answers), as_json=json)
     failed = [a for a in answers if a.error]
     for answer in failed:
-        complain(f"{answer.pollster} of {answer.resource}: {answer.error}")
+        complain(redacted(f"{answer.pollster} of {answer.resource}: {answer.error}"))
     counted = f"{count} sample{'' if count == 1 else 's'} of {len(answers)} target{'' if len(answers) == 1 else 's'}"
     complain(f"{counted}, {len(failed)} of which failed" if failed else counted)
     if failed:
@@ -140,7 +141,7 @@ def _lines(answers: Collection[Answer]) -> Iterator[dict[str, Any]]:
                 "project_id": reading.project_id or None,
                 "resource_metadata": _metadata(reading.metadata),
                 "pollster": answer.pollster,
-                "target": answer.resource,
+                "target": redacted(answer.resource),
             }
 
 
@@ -153,5 +154,5 @@ def _metadata(metadata: Any) -> Any:
 def _nothing(chosen: dict[str, Pollster], resources: Collection[str]) -> str:
     names = ", ".join(sorted(chosen))
     if resources:
-        return f"none of these pollsters takes {', '.join(resources)}: {names}"
+        return f"none of these pollsters takes {redacted(', '.join(resources))}: {names}"
     return f"there is nothing to poll: no target was found for {names} (--resource names one)"

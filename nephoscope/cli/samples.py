@@ -15,9 +15,10 @@ from nephoscope import filters, identity, sample, store
 from nephoscope.cli.lines import SampleLines
 from nephoscope.cli.options import Config, Json, Set, settings_of
 from nephoscope.cli.output import complain, progress, rows
-from nephoscope.cli.parts import open_log, open_store
+from nephoscope.cli.parts import load_polling_and_pipeline, open_log, open_store
 from nephoscope.errors import NephoscopeError
 from nephoscope.lifetimes import Lifetimes
+from nephoscope.settings import Settings
 from nephoscope.times import format_time, now
 
 Query = Annotated[
@@ -77,17 +78,39 @@ def _value(field: str, kind: str | None, text: str) -> Any:
 
 
 def meters(
-    query: Query = None, limit: Limit = 1000, config: Config = None, overrides: Set = None, json: Json = False
+    query: Query = None,
+    limit: Limit = 1000,
+    known: Annotated[
+        bool,
+        typer.Option(
+            "--known", help="Instead those that can be polled, notified or computed here; no store is needed."
+        ),
+    ] = False,
+    config: Config = None,
+    overrides: Set = None,
+    json: Json = False,
 ) -> None:
-    """List the meters that are stored, and of which resource.
+    """List the meters that are stored, and of which resource; or, with --known, all that there can be.
 
     Example: nephoscope meters -q 'resource_id=myhost'
     """
+    if known:
+        _known(settings_of(config, overrides), query, json=json)
+        return
     columns = ("name", "type", "unit", "resource_id", "user_id", "project_id", "source")
     with open_store(settings_of(config, overrides)) as opened:
         page = opened.meters(store.ListQuery(parse_query(query), limit))
     rows(columns, ({c: getattr(m, c) for c in columns} for m in page.meters), as_json=json)
     _more(page.cursor, limit)
+
+
+def _known(settings: Settings, query: list[str] | None, *, json: bool) -> None:
+    from nephoscope.cli.known import KnownMeter, known_meters
+
+    if query:
+        raise typer.BadParameter("--query asks the store; --known does not")
+    found = known_meters(settings, load_polling_and_pipeline(settings)[0])
+    rows(KnownMeter._fields, (m._asdict() for m in found), as_json=json)
 
 
 def list_samples(

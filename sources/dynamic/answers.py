@@ -7,8 +7,8 @@ entity of one's own, is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Final, TypedDict
 from xml.parsers import expat
 
 import msgspec
@@ -16,16 +16,72 @@ import msgspec
 from nephoscope.errors import ExpressionError, NephoscopeError
 from nephoscope.expressions.parse import MISSING
 from sources.dynamic.attributes import Attribute
+from sources.dynamic.model import Request
 
 MAX_DEPTH: Final = 200
+Body = bytes | bytearray
 _decode = msgspec.json.Decoder().decode
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 class Unreadable(NephoscopeError):
     """An answer that is not what a handler reads; says why."""
 
 
-def decode(body: bytes, handlers: Sequence[str]) -> Any:
+class Pages:
+    """Reads the pages of a request's answer.
+
+    Args:
+        request: says how.
+        keys: the members of an entry that are read; None: all. Of JSON nothing else is taken out, which is most of the work that there is.
+
+    """
+
+    def __init__(self, request: Request, keys: Collection[str] | None) -> None:
+        self._request = request
+        self._entries: msgspec.json.Decoder[Any] | None = None
+        if (
+            keys is not None
+            and request.handlers[0] == "json"
+            and (request.entries is None or _is_name(request.entries))
+        ):
+            entry = TypedDict("entry", dict.fromkeys(keys, Any), total=False)  # type: ignore[misc]
+            self._entries = msgspec.json.Decoder(list[entry])
+
+    def read(self, body: Body) -> tuple[list[Any], Any]:
+        """(the entries of a page, what the next page's URL is read from). Raises Unreadable."""
+        if self._entries is not None:
+            try:
+                found = self._few(body, self._entries)
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                found = None  # It is not quite what most are: the long way says what, or reads it.
+            if found is not None:
+                return found
+        document = decode(body, self._request.handlers)
+        return entries_of(document, self._request.entries), document
+
+    def _few(self, body: Body, entries: msgspec.json.Decoder[Any]) -> tuple[list[Any], Any] | None:
+        """The same of an answer that is a list of objects, or an object with one; None for any other."""
+        if body[:1] == b"[":
+            return entries.decode(body), []
+        if body[:1] != b"{":
+            return None
+        members = _members(body)
+        key = self._request.entries
+        name = key.keys[0] if key else next((k for k, raw in members.items() if bytes(memoryview(raw)[:1]) == b"["), "")
+        if name not in members:
+            return None
+        link = self._request.next_url
+        wanted = () if link is None else link.keys[:1] or members
+        rest = {k: _decode(members[k]) for k in wanted if k in members}
+        return entries.decode(members[name]), rest
+
+
+def _is_name(attribute: Attribute) -> bool:
+    return attribute.plain and len(attribute.keys) == 1
+
+
+def decode(body: Body, handlers: Sequence[str]) -> Any:
     """What a body holds, by the first handler that can read it. Raises Unreadable with the reason of each."""
     reasons = []
     for name in handlers:
@@ -67,7 +123,7 @@ def _first(document: Any) -> list[Any]:
     return [document] if document else []
 
 
-def _json(body: bytes) -> Any:
+def _json(body: Body) -> Any:
     try:
         return _decode(body)
     except RecursionError:
@@ -76,7 +132,7 @@ def _json(body: bytes) -> Any:
         raise Unreadable(str(error)[:200]) from None
 
 
-def _plain_text(body: bytes) -> Any:
+def _plain_text(body: Body) -> Any:
     return [{"out": body.decode("utf-8", "replace")}]
 
 
@@ -116,7 +172,7 @@ def _refuse_type(*_: Any) -> None:
     raise Unreadable("it declares a document type")
 
 
-def _xml(body: bytes) -> Any:
+def _xml(body: Body) -> Any:
     elements = _Elements()
     parser = expat.ParserCreate()
     parser.buffer_text = True
@@ -134,4 +190,4 @@ def _xml(body: bytes) -> Any:
     return elements.root
 
 
-HANDLERS: Final[dict[str, Callable[[bytes], Any]]] = {"json": _json, "xml": _xml, "text": _plain_text}
+HANDLERS: Final[dict[str, Callable[[Body], Any]]] = {"json": _json, "xml": _xml, "text": _plain_text}

@@ -22,26 +22,19 @@ _FAULTS: Final = (ArithmeticError, ValueError, TypeError, LookupError, Recursion
 
 
 class Attribute:
-    """An attribute, compiled. `key`: the only name on the way where nothing else is to be done, else None."""
+    """An attribute, compiled. `keys`: the names on the way, none where it is the whole entry; `plain`: nothing is done to it."""
 
-    __slots__ = ("key", "read", "text")
+    __slots__ = ("keys", "plain", "read", "text")
 
     def __init__(self, text: str) -> None:
         """Raises ExpressionError with what is wrong."""
         self.text = text
         way, *operations = split(text)
-        self.key: str | None = None
-        walk: Read
-        if way == ".":
-            walk = _itself
-        else:
-            keys = way.split(".")
-            if "" in keys:
-                raise ExpressionError(f"{way!r} is no way to a value: names with dots between, or a dot alone")
-            if len(keys) == 1 and not operations:
-                self.key = way
-            walk = _one(way) if len(keys) == 1 else _several(keys)
-        self.read: Read = walk
+        self.plain = not operations
+        self.keys = () if way == "." else tuple(way.split("."))
+        if "" in self.keys:
+            raise ExpressionError(f"{way!r} is no way to a value: names with dots between, or a dot alone")
+        self.read: Read = _itself if not self.keys else _one(way) if len(self.keys) == 1 else _several(self.keys)
         """Its value in an entry; MISSING where it is not there. Raises ExpressionError where an operation fails."""
         for operation in operations:
             if "value" not in operation and not _CONSTANT.fullmatch(operation):
@@ -95,7 +88,7 @@ def _one(key: str) -> Read:
     return read
 
 
-def _several(keys: list[str]) -> Read:
+def _several(keys: tuple[str, ...]) -> Read:
     def read(entry: Any) -> Any:
         for key in keys:
             entry = entry.get(key, MISSING) if isinstance(entry, dict) else _item(entry, key)

@@ -58,7 +58,7 @@ class Measure:
         """The meters and volumes of an entry."""
         definition = self.definition
         if not definition.by:
-            volume = self._volume(definition.value, entry, tally)
+            volume = self.volume(entry, tally)
             if volume is not None:
                 yield self.meter, volume
             return
@@ -72,7 +72,7 @@ class Measure:
             return
         for item in items if isinstance(items, list) else [items]:
             meter = self._named(item, tally)
-            volume = None if meter is None else self._volume(definition.value, item, tally)
+            volume = None if meter is None else self.volume(item, tally)
             if meter is not None and volume is not None:
                 yield meter, volume
 
@@ -92,27 +92,33 @@ class Measure:
         made = self._meters[part] = self.meter._replace(name=self._before + part)
         return made
 
-    def _volume(self, attribute: Attribute, entry: Any, tally: Tally) -> float | None:
-        """The volume; None where there is none, or it is left out."""
+    def volume(self, entry: Any, tally: Tally) -> float | None:
+        """The volume of an entry, or of an item of its list; None where there is none, or it is left out."""
+        definition = self.definition
         try:
-            value = attribute.read(entry)
-            if self._plain and (type(value) is float or type(value) is int):
-                volume = float(value)
+            value = definition.value.read(entry)
+            if self._plain:
+                if type(value) is float or type(value) is int:
+                    found: Any = value
+                else:
+                    found = _NO_VOLUME if value is None or value is MISSING or value == "" else value
+            elif type(value) is str and not definition.skip and definition.mapping is not None:
+                return definition.mapping.get(value, definition.default)
             else:
                 found = self._mapped(value)
-                if found is _NO_VOLUME:
-                    tally.no_volume += 1
-                    return None
-                if found is None:
-                    return None
-                volume = number(found)
+            if found is _NO_VOLUME:
+                tally.no_volume += 1
+                return None
+            if found is None:
+                return None
+            volume = number(found)
         except (ExpressionError, OverflowError) as error:
-            hint = "; value_mapping makes numbers of words" if self.definition.mapping is None else ""
-            tally.refuse("volume", f"{attribute.text!r} of {self.definition.name}: {error}{hint}")
+            hint = "; value_mapping makes numbers of words" if definition.mapping is None else ""
+            tally.refuse("volume", f"{definition.value.text!r} of {definition.name}: {error}{hint}")
             return None
         if math.isfinite(volume):
             return volume
-        tally.refuse("volume", f"{attribute.text!r} of {self.definition.name}: {volume} is no finite number")
+        tally.refuse("volume", f"{definition.value.text!r} of {definition.name}: {volume} is no finite number")
         return None
 
     def _mapped(self, value: Any) -> Any:
@@ -156,10 +162,17 @@ class Viewed:
         """The readings of entries, in their order; those of an entry share their metadata. What gives none is in the tally."""
         view = self.view
         read_user, read_project, read_resource = view.user.read, view.project.read, view.resource.read
+        (alone,) = self.measures if len(self.measures) == 1 and not self.measures[0].definition.by else (None,)
         for entry in entries:
-            given = [v for measure in self.measures for v in measure.volumes(entry, tally)]
-            if not given:
-                continue
+            if alone is not None:
+                volume = alone.volume(entry, tally)
+                if volume is None:
+                    continue
+                given = [(alone.meter, volume)]
+            else:
+                given = [v for measure in self.measures for v in measure.volumes(entry, tally)]
+                if not given:
+                    continue
             try:
                 resource = read_resource(entry)
                 if type(resource) is not str:
@@ -196,24 +209,35 @@ def _owner(value: Any) -> str:
 def metadata_of(metadata: Metadata) -> Callable[[Any], dict[str, Any]]:
     """Makes an entry's metadata. What is missing in it, or cannot be worked out, is left out."""
     pairs = [(name, attribute) for names, attribute in metadata.fields for name in names]
-    if all(attribute.key is not None for _, attribute in pairs):
-        keys = [(name, str(attribute.key)) for name, attribute in pairs]
-
-        def simple(entry: Any) -> dict[str, Any]:
-            return {name: entry[key] for name, key in keys if key in entry} if isinstance(entry, dict) else {}
-
-        return simple
-    readers = [(name, attribute.read) for name, attribute in pairs]
+    # Most are members of the entry, or of one of its members: they are read here and now.
+    members = [(name, a.keys[0]) for name, a in pairs if a.plain and len(a.keys) == 1]
+    nested = [(name, a.keys[0], a.keys[1]) for name, a in pairs if a.plain and len(a.keys) == 2]
+    others = [(name, a) for name, a in pairs if not (a.plain and 1 <= len(a.keys) <= 2)]
+    deep = {(a.keys[0], a.keys[1]): a for _, a in pairs if a.plain and len(a.keys) == 2}
 
     def make(entry: Any) -> dict[str, Any]:
-        out = {}
-        for name, read in readers:
-            try:
-                value = read(entry)
-            except ExpressionError:
-                continue
-            if value is not MISSING:
-                out[name] = value
-        return out
+        if not isinstance(entry, dict):
+            return _read(pairs, entry)
+        out = {name: entry[key] for name, key in members if key in entry}
+        for name, key, inner in nested:
+            within = entry.get(key)
+            if isinstance(within, dict):
+                if inner in within:
+                    out[name] = within[inner]
+            elif isinstance(within, list):
+                out |= _read([(name, deep[key, inner])], entry)
+        return out | _read(others, entry) if others else out
 
     return make
+
+
+def _read(pairs: Sequence[tuple[str, Attribute]], entry: Any) -> dict[str, Any]:
+    out = {}
+    for name, attribute in pairs:
+        try:
+            value = attribute.read(entry)
+        except ExpressionError:
+            continue
+        if value is not MISSING:
+            out[name] = value
+    return out

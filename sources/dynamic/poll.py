@@ -36,6 +36,7 @@ class Poll:
             else:
                 same.measures += (measure,)
         self._extras = [Extras(v.view.extra) if v.view.extra else None for v in self._views]
+        self._keys = _keys_of(self.definitions)
         several = self.request.next_url is not None or any(e is not None for e in self._extras)
         self.seconds = self.request.timeout * (_PAGES if several else 1)
         """Within these a poll is over."""
@@ -90,7 +91,7 @@ class Poll:
                     if extras is not None:
                         enrich = self._enrich(extras, doors, resource, door, deadline, tally, secrets)
                     chosen.append((asked, enrich))
-            for entries in pages(door, request, url, dict(headers), deadline):
+            for entries in pages(door, request, url, dict(headers), deadline, self._keys):
                 tally.entries += len(entries)
                 for asked, enrich in chosen:
                     yield from asked.readings(entries, tally, enrich)
@@ -117,6 +118,18 @@ class Poll:
             return opened[kind], resolved[id(extra)]
 
         return extras.for_poll(door_of, deadline, tally)
+
+
+def _keys_of(definitions: Sequence[Definition]) -> frozenset[str] | None:
+    """The members of an entry that some definitions read; None where that may be any."""
+    read = []
+    for definition in definitions:
+        view = definition.view
+        value = definition.value if definition.items is None else definition.items
+        read += [value, view.user, view.project, view.resource, *(attribute for _, attribute in view.metadata.fields)]
+        if view.extra or (definition.by and definition.items is None):
+            return None
+    return frozenset(a.keys[0] for a in read) if all(a.keys for a in read) else None
 
 
 def _resolved(request: Request, secrets: list[str]) -> tuple[str, Headers]:

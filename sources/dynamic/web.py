@@ -7,14 +7,14 @@ within its time, takes no more than `MAX_BYTES` a page, and sends its credential
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Final, NamedTuple, Protocol
 from urllib.parse import urljoin, urlsplit
 
 from nephoscope.errors import ExpressionError, NephoscopeError
 from nephoscope.expressions.parse import MISSING
-from sources.dynamic.answers import Unreadable, decode, entries_of
+from sources.dynamic.answers import Pages, Unreadable
 from sources.dynamic.model import Request
 from sources.dynamic.secrets import shown
 from sources.pollster import PermanentError
@@ -80,9 +80,15 @@ class Deadline:
 
 
 def pages(
-    door: Door, request: Request, url: str, headers: Mapping[str, str], deadline: Deadline
+    door: Door,
+    request: Request,
+    url: str,
+    headers: Mapping[str, str],
+    deadline: Deadline,
+    keys: Collection[str] | None = None,
 ) -> Iterator[list[Any]]:
-    """The entries of each page of an answer, the first at `url`. Raises AskError, PermanentError."""
+    """The entries of each page of an answer, the first at `url`; of each only the members `keys`. Raises AskError, PermanentError."""
+    reader = Pages(request, keys)
     url = join_url(door.base, url)
     seen: set[str] = set()
     count = 0
@@ -94,8 +100,7 @@ def pages(
         seen.add(url)
         body = fetch(door, url, headers, deadline, request.timeout)
         try:
-            document = decode(body, request.handlers)
-            entries = entries_of(document, request.entries)
+            entries, document = reader.read(body)
         except Unreadable as error:
             raise AskError(f"{shown(url)}: {error}") from None
         del body
@@ -143,7 +148,7 @@ def _is_of(base: str, url: str) -> bool:
     return ours.scheme == theirs.scheme and ports[0] == ports[1]
 
 
-def fetch(door: Door, url: str, headers: Mapping[str, str], deadline: Deadline, timeout: float) -> bytes:
+def fetch(door: Door, url: str, headers: Mapping[str, str], deadline: Deadline, timeout: float) -> bytearray:
     """The body of an answer, unpacked. Raises AskError; PermanentError where the credentials are wrong."""
     first = url
     for _ in range(MAX_REDIRECTS + 1):
@@ -167,11 +172,11 @@ def _check(reply: Reply, url: str) -> None:
         raise AskError(f"{shown(url)} answers in a coding that was not asked for")
 
 
-def _read(reply: Reply, url: str, deadline: Deadline) -> bytes:
+def _read(reply: Reply, url: str, deadline: Deadline) -> bytearray:
     body = bytearray()
     for chunk in reply.chunks:
         body += chunk
         if len(body) > MAX_BYTES:
             raise AskError(f"{shown(url)} answers with more than {MAX_BYTES >> 20} MiB")
         deadline.left(1)
-    return bytes(body)
+    return body

@@ -10,6 +10,9 @@ from hypothesis import strategies as st
 
 from nephoscope.batch import Header
 from nephoscope.errors import NephoscopeError
+from sources.dynamic.answers import Pages, Unreadable
+from sources.dynamic.attributes import Attribute
+from sources.dynamic.model import Request
 from sources.gather import Gatherer
 
 NAMES = st.sampled_from(["id", "size", "state", "things", "links", "next", "kind", "list", "user_id", "a"])
@@ -57,7 +60,7 @@ def keep(readings):
     return [letter for letter in gatherer.take().letters if letter.reason not in {"text", "too_large"}]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(DOCUMENTS)
 def test_json_of_any_shape(ask, document):
     readings = ask(json.dumps(document).encode())
@@ -70,6 +73,27 @@ def test_json_of_any_shape(ask, document):
 @given(st.binary(max_size=60) | st.text(alphabet="<>/&;![]ab'\"= ?-{}:,0", max_size=60).map(str.encode))
 def test_bytes_of_any_kind(ask, body):
     assert keep(ask(body)) == []
+
+
+READ = frozenset({"id", "size", "list", "next"})
+
+
+@settings(max_examples=60, deadline=None)
+@given(DOCUMENTS, st.sampled_from(["things", None]), st.sampled_from([None, "next"]))
+def test_the_short_way_through_json_gives_what_the_long_way_gives(document, key, link):
+    """Members that nobody reads are not taken out; all else is as if they were."""
+    request = Request(url_path="http://x/", entries=key and Attribute(key), next_url=link and Attribute(link))
+    body = json.dumps(document).encode()
+
+    def read(keys):
+        try:
+            entries, rest = Pages(request, keys).read(body)
+        except Unreadable as error:
+            return str(error)
+        few = [{k: v for k, v in e.items() if k in READ} if isinstance(e, dict) else e for e in entries]
+        return repr((few, request.next_url and request.next_url.read(rest)))
+
+    assert read(READ) == read(None)
 
 
 def test_no_more_meters_than_a_limit(ask, monkeypatch):

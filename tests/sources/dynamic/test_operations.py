@@ -114,7 +114,7 @@ def test_what_stands_in_a_path_is_quoted():
     assert made({"sample": {"project_id": 7, "name": "n"}}) == "/v3/projects/7/n"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.text(alphabet="value.|['\"]()+*-<>=:,{} abcxif0123lambdfor\\\n$", max_size=60))
 def test_whatever_is_written_compiles_or_says_why(text):
     try:
@@ -137,7 +137,7 @@ PROGRAMS = [
 ]  # fmt: skip
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.sampled_from(PROGRAMS), JSON)
 def test_whatever_is_answered_gives_a_value_or_an_error(attribute, entry):
     with contextlib.suppress(ExpressionError):
