@@ -112,10 +112,10 @@ class Checker:
         return None
 
 
-def load(path: str | Path) -> Node:
-    """The document of a file. Raises ConfigError."""
+def load(path: str | Path, *, last_counts: bool = False) -> Node:
+    """The document of a file, as `read` gives it. Raises ConfigError."""
     checker = Checker(str(path))
-    node = read(path, checker)
+    node = read(path, checker, last_counts=last_counts)
     checker.raise_problems()
     assert node is not None
     return node

@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 _TICK = 0.25
 """The agent looks around at least so often (seconds)."""
-_FLUSH_ROWS = 100_000
+_FLUSH_ROWS = 200_000
 _AT_ONCE = 2048
 """Polls that are handed to the workers and not done."""
 

@@ -105,7 +105,8 @@ class Schedule:
         self._max_jitter = max_jitter
         self._states: dict[str, _State] = {}
         self._gone = 0  # Of these, left only because their call has not returned.
-        self._heap: list[tuple[int, int, str, int]] = []
+        # (begin, due, version, key): numbers first, they are compared more quickly.
+        self._heap: list[tuple[int, int, int, str]] = []
         self._unread = _Open()
         self._slots: dict[tuple[str, int], _Open] = {}
         self._marked: int | None = None
@@ -182,7 +183,7 @@ class Schedule:
         self._newest = now
         out: list[Poll] = []
         while self._heap and self._heap[0][0] <= now and len(out) < limit:
-            begin, due, key, version = heapq.heappop(self._heap)
+            begin, due, version, key = heapq.heappop(self._heap)
             state = self._states.get(key)
             if state is None or state.version != version or state.gone:
                 continue
@@ -269,7 +270,7 @@ class Schedule:
         # Of all targets, so that an entry of one that was there before is never taken for a new one's.
         self._version += 1
         state.version = self._version
-        heapq.heappush(self._heap, (due + state.jitter, due, state.target.key, self._version))
+        heapq.heappush(self._heap, (due + state.jitter, due, self._version, state.target.key))
 
     def _oldest(self, settled: dict[int, int], intervals: tuple[int, ...], now: int) -> tuple[int, tuple[int, ...]]:
         """The start of the oldest period that is not settled, and the intervals that have one there. Those that have ended are settled: missed."""

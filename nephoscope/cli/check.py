@@ -68,7 +68,7 @@ def check(
     settings: Settings | None = None
     if files:
         for file in files:
-            _collect(findings, "correctness", partial(_load, file, pipelines, pollings))
+            _collect(findings, "correctness", partial(_load, file, pipelines, pollings, findings))
         findings.skipped["environment"] = "files were named"
     else:
         settings = _collect(findings, "correctness", lambda: settings_of(config, overrides))
@@ -121,7 +121,7 @@ def kind_of(file: Path) -> str:
 
     Raises ConfigError where it is no YAML.
     """
-    top = documents.load(file).value
+    top = documents.load(file, last_counts=True).value
     if isinstance(top, dict) and "metric" in top:
         return "meters"
     if isinstance(top, list) and any(isinstance(item.value, dict) and "event_type" in item.value for item in top):
@@ -142,10 +142,10 @@ def _has_events(sources: documents.Node) -> bool:
     return any(isinstance(item.value, dict) and "events" in item.value for item in items)
 
 
-def _load(file: Path, pipelines: list[Pipeline], pollings: list[Polling]) -> None:
+def _load(file: Path, pipelines: list[Pipeline], pollings: list[Polling], findings: Findings) -> None:
     kind = kind_of(file)
     if kind in {"meters", "events", "event_pipeline"}:
-        _load_definitions(kind, file)
+        _load_definitions(kind, file, findings)
     elif kind == "pipeline":
         pipelines.append(load_pipeline(file, publisher_schemes=known_schemes()))
     elif kind == "polling":
@@ -154,17 +154,19 @@ def _load(file: Path, pipelines: list[Pipeline], pollings: list[Polling]) -> Non
         load_settings(file)
 
 
-def _load_definitions(kind: str, file: Path) -> None:
+def _load_definitions(kind: str, file: Path, findings: Findings) -> None:
     from nephoscope.pipeline.events import load_event_pipeline
     from sources.notifications.definitions import load_meters
     from sources.notifications.event_definitions import load_events
 
+    told = documents.Checker("")
     if kind == "meters":
-        load_meters([file])
+        load_meters([file], told)
     elif kind == "events":
-        load_events([file])
+        load_events([file], told)
     else:
         load_event_pipeline(file)
+    findings.warnings += [("correctness", p) for p in told.warnings]
 
 
 def _collect(findings: Findings, stage: str, action: Callable[[], _T]) -> _T | None:

@@ -38,7 +38,7 @@ class Events:
         self._drop_unmatched = drop_unmatched
         self._store_raw = frozenset(priority.lower() for priority in store_raw)
         self._matching: dict[str, EventDefinition | None] = {}
-        self._getters: dict[int, list[tuple[str, str, Callable[[Any], Any]]]] = {}
+        self._getters: dict[int, list[tuple[str, str, Callable[[Any], Any], str | None]]] = {}
 
     def matching(self, event_type: str) -> EventDefinition | None:
         """The definition for an event type; None: there is none, and none is wanted."""
@@ -60,14 +60,15 @@ class Events:
             return None, []
         getters = self._getters.get(id(definition))
         if getters is None:
-            getters = [(t.name, t.type, t.field.getter) for t in definition.traits]
+            getters = [(t.name, t.type, t.field.getter, t.field.in_payload) for t in definition.traits]
             self._getters[id(definition)] = getters
         view = notification.view
+        payload = view["payload"] if isinstance(view["payload"], dict) else {}
         traits: list[Trait] = []
         wrong: list[tuple[str, str]] = []
-        for name, kind, get in getters:
+        for name, kind, get, inner in getters:
             try:
-                value = get(view)
+                value = get(view) if inner is None else payload.get(inner, MISSING)
                 if value is MISSING or value is None:
                     continue
                 if kind == TEXT and type(value) is str and len(value) <= _LONGEST:

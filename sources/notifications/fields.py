@@ -26,6 +26,14 @@ class Field(msgspec.Struct, frozen=True, eq=False):
         """What `first` is, without a detour."""
         return self.paths[0].one if len(self.paths) == 1 and self.plugin is None else self.first
 
+    @property
+    def in_payload(self) -> str | None:
+        """The name of a member of the payload that is all that it takes, as nearly always; else None."""
+        if self.plugin is not None or len(self.paths) != 1:
+            return None
+        names = self.paths[0].names
+        return names[1] if names is not None and len(names) == 2 and names[0] == "payload" else None
+
     def first(self, view: dict[str, Any]) -> Any:
         """The value: MISSING where nothing is there, None where only nulls are. Raises PathError."""
         if not self.paths:

@@ -119,7 +119,8 @@ class _Plan:
         self.getters = [field.getter for field in self.fields]
         # Of those with a name in the payload, these have alternatives to it.
         self.several = [i for i, f in enumerate(self.fields) if self.names[i] is not None and len(f.paths) > 1]
-        self.others = [i for i, name in enumerate(self.names) if name is None]
+        self.constants = [(i, f.constant) for i, f in enumerate(self.fields) if not f.paths]
+        self.others = [i for i, name in enumerate(self.names) if name is None and self.fields[i].paths]
         self.places = [[found.get(id(getattr(d, name)), -1) for name in MANY] for d in definitions]
 
 
@@ -142,10 +143,14 @@ class _Reading:
         self._failed = False
         payload = self._view.get("payload")
         if isinstance(payload, dict):
-            self._values = [payload.get(name, MISSING) for name in plan.names]
+            get = payload.get
+            self._values = [get(name, MISSING) for name in plan.names]
+            values = self._values
+            for place, constant in plan.constants:
+                values[place] = constant
             for place in plan.several:
                 # A null may have an alternative.
-                if self._values[place] is MISSING or self._values[place] is None:
+                if values[place] is MISSING or values[place] is None:
                     self._get(place)
             for place in plan.others:
                 self._get(place)

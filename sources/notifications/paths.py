@@ -141,8 +141,15 @@ def _plain(tree: Any) -> list[Step] | None:
     if isinstance(tree, jsonpath_ng.Index):
         return [tree.indices[0]] if len(tree.indices) == 1 else None
     if isinstance(tree, Split | Sub):
-        return [tree]
+        return [_Function(tree)]
     return None
+
+
+class _Function:
+    """A function of text. The same few texts (event types, flavours) come again and again, so what it gives is kept."""
+
+    def __init__(self, tree: Any) -> None:
+        self.of = lru_cache(maxsize=1024)(lambda value: [match.value for match in tree.find(value)])
 
 
 def _follower(steps: list[Step]) -> Find:
@@ -163,7 +170,7 @@ def _one_step(step: Step, values: list[Any]) -> list[Any]:
         return [value[step] for value in values if isinstance(value, dict) and step in value]
     if isinstance(step, int):
         return [value[step] for value in values if isinstance(value, list) and -len(value) <= step < len(value)]
-    return [match.value for value in values if isinstance(value, str) for match in step.find(value)]
+    return [found for value in values if isinstance(value, str) for found in step.of(value)]
 
 
 def _left_to_library(text: str, tree: Any) -> Find:

@@ -20,6 +20,8 @@ from sources.notifications.listener import Delivery, Feed
 from sources.notifications.source import FeedKind, Wanted
 
 _log = logging.getLogger(__name__)
+# What it warns of (a queue that is not there yet, a broker that is away) the listener tells, once and without the connection's parameters.
+logging.getLogger("pika").setLevel(logging.CRITICAL)
 _IDLE = 1.0
 """Seconds that `fetch` waits for a first message."""
 _LOOK_AGAIN = 30.0
