@@ -51,10 +51,10 @@ class Server:
         self._history: list[tuple[float, int, tuple[str, ...]]] = [(0.0, 0, ())]
 
     def reap(self, now: float) -> None:
-        for member, (until, _) in sorted(self.leases.items(), key=lambda item: item[1][0]):
-            if until <= now:
-                del self.leases[member]
-                self.changed(now)
+        over = sorted((until, member) for member, (until, _) in self.leases.items() if until <= now)
+        for _, member in over:
+            del self.leases[member]
+            self.changed(now)
 
     def changed(self, now: float, least: int = 0) -> None:
         self.generation = max(self.generation + 1, least)

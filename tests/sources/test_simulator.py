@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sources import agent
+from sources import agent, membership
 from sources.membership import Share
 from tests.simulator.processes import Ceilometer
 from tests.simulator.runs import TROUBLES, Run
@@ -17,6 +17,7 @@ from tests.simulator.runs import TROUBLES, Run
 def _as_before(monkeypatch):
     monkeypatch.setattr(agent, "Counts", agent.Counts)
     monkeypatch.setattr(agent, "_TICK", agent._TICK)
+    monkeypatch.setattr(membership, "owners", membership.owners)
 
 
 def shifts_are_small(result):
