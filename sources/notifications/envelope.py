@@ -33,19 +33,7 @@ class _Outer(msgspec.Struct):
     inner: msgspec.Raw = msgspec.field(name="oslo.message", default=msgspec.Raw())
 
 
-class _Head(msgspec.Struct):
-    """What every notification says of itself. The rest is only read if a definition asks for it."""
-
-    message_id: str
-    event_type: str
-    timestamp: str
-    payload: msgspec.Raw
-    publisher_id: str | None = None
-    priority: str | None = None
-
-
 _outer = msgspec.json.Decoder(_Outer).decode
-_head = msgspec.json.Decoder(_Head).decode
 _text = msgspec.json.Decoder(str).decode
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
@@ -54,21 +42,21 @@ _encode = msgspec.json.Encoder().encode
 class Notification:
     """A notification. `timestamp` is in microseconds UTC."""
 
-    def __init__(self, raw: bytes | str, head: _Head, timestamp: int) -> None:
+    def __init__(self, raw: bytes | str, inner: dict[str, Any], timestamp: int) -> None:
         self._raw = raw
-        self._head = head
-        self.message_id = head.message_id
-        self.event_type = head.event_type
-        self.publisher_id = head.publisher_id or ""
-        self.priority = (head.priority or "").lower()
+        self._inner = inner
+        self.message_id: str = inner["message_id"]
+        self.event_type: str = inner["event_type"]
+        self.publisher_id: str = inner.get("publisher_id") or ""
+        self.priority: str = (inner.get("priority") or "").lower()
         self.timestamp = timestamp
 
     @cached_property
     def view(self) -> dict[str, Any]:
         """What JSONPaths are read from. `ctxt` is only there where somebody wrote it: paths find it in the keys `_context_*`."""
-        inner = self._whole()
+        inner = self._without_secrets(self._inner)
         if "metadata" not in inner:
-            inner["metadata"] = {"message_id": self.message_id, "timestamp": self._head.timestamp}
+            inner["metadata"] = {"message_id": self.message_id, "timestamp": inner["timestamp"]}
         context = inner.pop("_context", None)
         if isinstance(context, dict):
             inner.update({CONTEXT + name: value for name, value in context.items()})
@@ -76,11 +64,10 @@ class Notification:
 
     def kept(self) -> str:
         """The bare object as JSON text, for those who keep it whole."""
-        return _encode(self._whole()).decode()
+        return _encode(self._without_secrets(_decode(self._raw))).decode()
 
-    def _whole(self) -> dict[str, Any]:
+    def _without_secrets(self, whole: dict[str, Any]) -> dict[str, Any]:
         """The bare object without the secrets of whoever made the request: some services put their context into the payload too."""
-        whole: dict[str, Any] = _decode(self._raw)
         named = _named_secrets(self._raw)
         if named:
             for name in _IN_CONTEXT:
@@ -102,20 +89,30 @@ def unwrap(body: bytes) -> Notification:
         raw: bytes | str = body
         if inner:  # The bare object, as text; some write it as an object.
             raw = _text(inner) if bytes(memoryview(inner)[:1]) == b'"' else bytes(inner)
-        head = _head(raw)
+        whole = _decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise _named(body, error) from None
+        raise _named(body, str(error)) from None
+    try:
+        named = whole["message_id"], whole["event_type"], whole["timestamp"]
+        whole["payload"]
+    except (TypeError, KeyError):
+        raise _named(body, "is no notification") from None
+    if not all(type(text) is str for text in named):
+        raise _named(body, "is no notification")
+    for name in ("publisher_id", "priority"):
+        if type(whole.get(name, "")) is not str and whole[name] is not None:
+            raise SampleError("json", f"{name} must be text, not {type(whole[name]).__name__}")
     for name in ("message_id", "event_type"):
-        if not getattr(head, name):
+        if not whole[name]:
             raise SampleError(name, f"{name} is empty")
     try:
-        timestamp = check_time(parse_time(head.timestamp))
+        timestamp = check_time(parse_time(whole["timestamp"]))
     except (ValueError, OverflowError):
-        raise SampleError("timestamp", f"timestamp must be an ISO 8601 time, not {head.timestamp[:40]!r}") from None
-    return Notification(raw, head, timestamp)
+        raise SampleError("timestamp", f"timestamp must be an ISO 8601 time, not {named[2][:40]!r}") from None
+    return Notification(raw, whole, timestamp)
 
 
-def _named(body: bytes, error: Exception) -> SampleError:
+def _named(body: bytes, error: str) -> SampleError:
     """What exactly is wrong with a message that could not be opened."""
     message: Any = None
     what = "the message"
@@ -135,7 +132,7 @@ def _named(body: bytes, error: Exception) -> SampleError:
             return SampleError(name, f"{name} {found}")
     if "payload" not in message:
         return SampleError("payload", "payload is missing")
-    return SampleError("json", str(error))
+    return SampleError("json", error)
 
 
 def _named_secrets(raw: bytes | str) -> int:
