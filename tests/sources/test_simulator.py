@@ -3,6 +3,8 @@
 `python -m tests.simulator --seed N` runs ten thousand periods of fifty members, and one of these again.
 """
 
+import logging
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,6 +20,10 @@ def _as_before(monkeypatch):
     monkeypatch.setattr(agent, "Counts", agent.Counts)
     monkeypatch.setattr(agent, "_TICK", agent._TICK)
     monkeypatch.setattr(membership, "owners", membership.owners)
+    told = logging.getLogger("sources")
+    level = told.level
+    yield
+    told.setLevel(level)
 
 
 def shifts_are_small(result):
