@@ -24,7 +24,9 @@ class Field(msgspec.Struct, frozen=True, eq=False):
     @property
     def getter(self) -> Callable[[dict[str, Any]], Any]:
         """What `first` is, without a detour."""
-        return self.paths[0].one if len(self.paths) == 1 and self.plugin is None else self.first
+        if self.plugin is not None or not self.paths:
+            return self.first
+        return self.paths[0].one if len(self.paths) == 1 else _first_of(tuple(path.one for path in self.paths))
 
     @property
     def in_payload(self) -> str | None:
@@ -40,14 +42,7 @@ class Field(msgspec.Struct, frozen=True, eq=False):
             return self.constant
         if self.plugin is not None:
             return next((v for v in self._plugged(view) if v is not None), MISSING)
-        best = MISSING
-        for path in self.paths:
-            value = path.one(view)
-            if value is not MISSING:
-                if value is not None:
-                    return value
-                best = None
-        return best
+        return _first_of(tuple(path.one for path in self.paths))(view)
 
     def all(self, view: dict[str, Any]) -> list[Any]:
         """Every value, nulls included, of the first path that leads anywhere. Raises PathError."""
@@ -61,6 +56,20 @@ class Field(msgspec.Struct, frozen=True, eq=False):
         assert self.plugin is not None
         found = [(path.text.removeprefix("$."), v) for path in self.paths for v in path.all(view) if v is not None]
         return self.plugin(found)
+
+
+def _first_of(ways: tuple[Callable[[dict[str, Any]], Any], ...]) -> Callable[[dict[str, Any]], Any]:
+    def first(view: dict[str, Any]) -> Any:
+        best = MISSING
+        for way in ways:
+            value = way(view)
+            if value is not MISSING:
+                if value is not None:
+                    return value
+                best = None
+        return best
+
+    return first
 
 
 @lru_cache(maxsize=4096)

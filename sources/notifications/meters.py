@@ -230,8 +230,10 @@ class _Reading:
             type=kind,
             unit=unit,
             volume=volume_of(volume),
-            user_id=_who(user, "user_id") or _who(self.first(_USER), "user_id"),
-            project_id=_who(project, "project_id") or _who(self.first(_PROJECT), "project_id"),
+            user_id=user if type(user) is str and user else _who(user, "user_id") or _who(self.first(_USER), "user_id"),
+            project_id=project
+            if type(project) is str and project
+            else _who(project, "project_id") or _who(self.first(_PROJECT), "project_id"),
             resource_id=_text(resource, "resource_id", definition.resource_id),
             timestamp=notification.timestamp if moment is MISSING else _moment(moment, notification.timestamp),
             metadata=self._metadata(definition),

@@ -80,13 +80,20 @@ def compile_path(text: str) -> Path:
 
 def _by_names(text: str, names: tuple[str, ...]) -> Path:
     """A path of names alone, as nearly all are."""
-    one = _of_context(names) if names[0] == "ctxt" else _of_two(*names) if len(names) == 2 else _of_many(names)
+    if names[0] == "ctxt":
+        one = _of_context(names)
+    else:
+        one = _of_one(*names) if len(names) == 1 else _of_two(*names) if len(names) == 2 else _of_many(names)
 
     def find(view: Any) -> list[Any]:
         value = one(view)
         return [] if value is MISSING else [value]
 
     return Path(text, find, one, names)
+
+
+def _of_one(name: str) -> Callable[[Any], Any]:
+    return lambda view: view.get(name, MISSING)
 
 
 def _of_two(outer: str, inner: str) -> Callable[[Any], Any]:
@@ -113,7 +120,7 @@ def _of_context(names: tuple[str, ...]) -> Callable[[Any], Any]:
     written = _of_many(names)
     if len(names) == 1:
         return lambda view: written(_with_context(view))
-    flat = _of_many((CONTEXT + names[1], *names[2:]))
+    flat = _of_one(CONTEXT + names[1]) if len(names) == 2 else _of_many((CONTEXT + names[1], *names[2:]))
 
     def one(view: Any) -> Any:
         return written(view) if "ctxt" in view else flat(view)
