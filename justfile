@@ -74,6 +74,10 @@ docs:
     @echo "docs/decisions/   why it is as it is"
     @echo "conf/             every setting, commented"
 
+# write docs/meters.md anew, from the code
+docs-meters: _dev
+    python -m tests.sources.write_meters
+
 # remove the environment and caches (var/ holds your data: it stays)
 clean:
     rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

@@ -27,10 +27,13 @@ def agent(
 ) -> None:
     """Poll, on aligned periods, until SIGINT or SIGTERM.
 
+    Where neither the settings nor pipeline.yaml say what, --namespace compute, central or ipmi polls what a cloud would start with, every 300 s;
+    without it this host is polled.
+
     Example: nephoscope agent --namespace compute
     """
     settings = settings_of(config, overrides)
-    _, polling = load_polling_and_pipeline(settings)
+    _, polling = load_polling_and_pipeline(settings, namespaces or ())
     from sources.process import run
 
     with open_log(settings) as log:

@@ -81,7 +81,10 @@ def _computed(settings: Settings, pipeline: Pipeline, inputs: list[KnownMeter]) 
     from flows.plan import Options, compile_plan
 
     plan = compile_plan(pipeline, Options(**{name: getattr(settings, name) for name in Options.__dataclass_fields__}))
-    by_resource = {f"{m.name} {m.type} {m.unit}": m for m in inputs if "{" not in m.name}
+    by_resource: dict[str, KnownMeter] = {}
+    for meter in inputs:
+        if "{" not in meter.name:
+            by_resource.setdefault(f"{meter.name} {meter.type} {meter.unit}", meter)
     samples = [_sample(m, resource, i) for resource, m in by_resource.items() for i in range(len(_TIMES))]
     steps = {sink.name: ", ".join(step.name for step in sink.steps) for sink in pipeline.sinks}
     for sink, _, made in dry_run(plan, samples):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import cast
 
@@ -51,10 +51,10 @@ def open_log(settings: Settings) -> Iterator[Log]:
         log.close()
 
 
-def load_polling_and_pipeline(settings: Settings) -> tuple[Pipeline, Polling]:
+def load_polling_and_pipeline(settings: Settings, namespaces: Collection[str] = ()) -> tuple[Pipeline, Polling]:
     """The pipeline that the settings name, and the polling: that of a polling.yaml, else the pipeline's own, else what ships.
 
-    Raises ConfigError with the problems of both files.
+    What ships for `namespaces` is what a cloud would poll; without any, this host. Raises ConfigError with the problems of both files.
     """
     problems: list[Problem] = []
     polling = None
@@ -72,5 +72,13 @@ def load_polling_and_pipeline(settings: Settings) -> tuple[Pipeline, Polling]:
     if problems:
         raise ConfigError(problems)
     if polling is None:
-        polling = polling_of(pipeline) if pipeline.polling_from_pipeline else load_polling(shipped("polling.yaml"))
+        polling = polling_of(pipeline) if pipeline.polling_from_pipeline else _shipped_polling(namespaces)
     return pipeline, polling
+
+
+def _shipped_polling(namespaces: Collection[str]) -> Polling:
+    files = [file for n in sorted(namespaces) if (file := shipped(f"polling-{n}.yaml")).is_file()]
+    if not files:
+        return load_polling(shipped("polling.yaml"))
+    found = [load_polling(file) for file in files]
+    return Polling(tuple(s for p in found for s in p.sources), found[0].file)

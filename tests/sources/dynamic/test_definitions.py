@@ -1,11 +1,12 @@
 """pollsters.d: what loads, and what is wrong with the rest, with its line and what to write instead."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from nephoscope.errors import ConfigError
-from sources.dynamic.definitions import load_definitions
+from sources.dynamic.definitions import KNOWN, REFUSED, load_definitions
 
 DOCUMENTED = Path(__file__).parents[2] / "data/pollsters/documented.yaml"
 LEAST = """\
@@ -116,3 +117,19 @@ def test_a_name_for_many_meters_wants_a_list(tmp_path):
     (found,) = problems(tmp_path, LEAST.replace("things.size", "things.{kind}"))
 
     assert found[3:] == ("'size' is no list", "[list].value for a name that ends in {kind}")
+
+
+def test_the_examples_of_the_page_load(tmp_path):
+    page = (Path(__file__).parents[3] / "docs/pollsters.md").read_text(encoding="utf-8")
+    examples = re.findall(r"```yaml\n(# pollsters\.d/.*?)```", page, re.DOTALL)
+
+    assert [d.name for d in load(tmp_path, *examples)] == [
+        "dynamic.radosgw.api.request.{category}",
+        "dynamic.instance.status",
+    ]
+
+
+def test_the_page_names_every_key():
+    page = (Path(__file__).parents[3] / "docs/pollsters.md").read_text(encoding="utf-8")
+
+    assert [key for key in (*KNOWN, *REFUSED) if f"`{key}`" not in page] == []
