@@ -84,8 +84,10 @@ class Unavailable(StoreError):
 class MissingExtra(NephoscopeError):
     """An optional dependency is not installed."""
 
-    def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f"{what} needs the extra [{extra}]: pip install 'nephoscope[{extra}]'")
+    def __init__(self, what: str, extra: str, also: str = "") -> None:
+        super().__init__(
+            f"{what} needs the extra [{extra}]: pip install 'nephoscope[{extra}]'{also and ', and ' + also}"
+        )
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -74,6 +74,13 @@ class Answer(Iterable[Reading]):
         yield from self.future.result()
 
 
+def given(readings: Iterable[Reading], failed: Exception | None = None) -> Iterator[Reading]:
+    """Readings, and then the error that kept more from coming."""
+    yield from readings
+    if failed is not None:
+        raise failed
+
+
 class PermanentError(NephoscopeError):
     """The target cannot be polled until somebody changes something (it needs another password): silenced, re-tried now and then."""
 

@@ -18,7 +18,7 @@ from nephoscope import times
 from nephoscope.errors import MissingExtra, NephoscopeError, Problem
 from nephoscope.settings import Settings
 from sources import inventory
-from sources.pollster import Answer, Pollster, Reading, System
+from sources.pollster import Answer, Pollster, Reading, System, given
 from sources.snmp import addresses, readings
 from sources.snmp import meters as m
 from sources.snmp.addresses import Address
@@ -87,13 +87,13 @@ class Snmp:
         if len(self._known) >= _REMEMBERED:
             self._known.clear()
         known = self._known.setdefault(resource, Known())
-        given: list[Reading] = []
+        found: list[Reading] = []
         failed: Exception | None = None
         # Those that gave no answer the last time wait beside the others, not before them.
         async with self._side_lane if known.failing else self._lane:
             try:
                 async with asyncio.timeout(self._deadline), self._asking(address, await _ip(address)) as request:
-                    await self._read(Session(address, request), address, known, wanted, given)
+                    await self._read(Session(address, request), address, known, wanted, found)
             except TimeoutError as error:
                 words = f"{address.place} takes too long: not all was read within {self._deadline:g} s"
                 failed = error if str(error) else TimeoutError(words)
@@ -102,7 +102,7 @@ class Snmp:
             except Exception as error:  # noqa: BLE001 -- whatever the answers of a host make of the code that reads them
                 failed = ValueError(f"{address.place} answers what cannot be used: {type(error).__name__}: {error}")
             known.failing = failed is not None
-        return _given(given, failed)
+        return given(found, failed)
 
     def _asking(self, address: Address, ip: str) -> Community | User:
         timeout, retries = self._settings.snmp_timeout, self._settings.snmp_retries
@@ -115,7 +115,7 @@ class Snmp:
         return User(self._engines, address, ip, timeout, retries)
 
     async def _read(
-        self, session: Session, address: Address, known: Known, wanted: frozenset[str], given: list[Reading]
+        self, session: Session, address: Address, known: Known, wanted: frozenset[str], out: list[Reading]
     ) -> None:
         ask = Ask(wanted, known, times.now(), old=address.access.version == "1")
         host = address.resource_id
@@ -130,7 +130,7 @@ class Snmp:
         if columns:
             known.processors, known.counted_at = len(columns[m.PROCESSORS]), at
         told = {**about, "cpu_number": known.processors} if known.processors and m.TICKS.keys() & wanted else about
-        given += readings.host_readings(values, wanted, host, told, at)
+        out += readings.host_readings(values, wanted, host, told, at)
         if not ask.tables:
             return
         every = [column for columns in ask.tables.values() for column in columns]
@@ -143,11 +143,11 @@ class Snmp:
                 more = Ask(wanted, known, at).tables[table]
                 found |= await session.walk([c for c in more if c not in found], known.rows[table])
         if "filesystems" in ask.tables:
-            given += readings.filesystem_readings(found, wanted, host, about, at)
+            out += readings.filesystem_readings(found, wanted, host, about, at)
         if "disks" in ask.tables:
-            given += readings.disk_readings(found, wanted, host, about, at)
+            out += readings.disk_readings(found, wanted, host, about, at)
         if "interfaces" in ask.tables:
-            given += readings.interface_readings(found, wanted, host, about, at, found.get(m.IF_ADDRESS, {}))
+            out += readings.interface_readings(found, wanted, host, about, at, found.get(m.IF_ADDRESS, {}))
 
 
 async def _ip(address: Address) -> str:
@@ -160,12 +160,6 @@ async def _ip(address: Address) -> str:
         return str((await loop.getaddrinfo(address.host, None, type=socket.SOCK_DGRAM))[0][4][0])
     except OSError as error:
         raise OSError(f"{address.place}: the name is not known ({error.strerror or error})") from None
-
-
-def _given(found: list[Reading], failed: Exception | None) -> Iterable[Reading]:
-    yield from found
-    if failed is not None:
-        raise failed
 
 
 def system(settings: Settings) -> System:
