@@ -91,7 +91,11 @@ class Bmc(NamedTuple):
 
 
 class Refused(NephoscopeError):
-    """ipmitool ended with an error."""
+    """ipmitool ended with an error, having printed `out`."""
+
+    def __init__(self, message: str, out: str) -> None:
+        super().__init__(message)
+        self.out = out
 
 
 class MissingProgram(MissingExtra):
@@ -135,8 +139,14 @@ class Ipmi:
     def _readings(self, bmc: Bmc, meters: frozenset[str]) -> Iterator[Reading]:
         deadline = time.monotonic() + self._settings.ipmi_timeout
         about = {"node": bmc.resource_id}
+        refused = None
         if any(m.name in meters for m in _SENSORS):
-            yield from _sensors(self._run(bmc, deadline, "sdr", "elist", "full"), bmc.resource_id, meters)
+            try:
+                said = self._run(bmc, deadline, "sdr", "elist", "full")
+            except Refused as error:
+                # One sensor that cannot be read makes it end so; and one without sensors may have DCMI.
+                refused, said = error, error.out
+            yield from _sensors(said, bmc.resource_id, meters)
         if _POWER.name in meters:
             said = self._dcmi(bmc, deadline, "power", "reading")
             found = _WATTS_LINE.search(said)
@@ -146,6 +156,8 @@ class Ipmi:
             found = _INLET_LINE.search(self._dcmi(bmc, deadline, "get_temp_reading"))
             if found:
                 yield Reading(_INLET, int(found[1]), bmc.resource_id, about)
+        if refused is not None:
+            raise refused
 
     def check(self, _meters: Collection[str]) -> Iterable[Problem]:
         """What is wrong in the file of hosts; and ipmitool, where it names a controller."""
@@ -188,7 +200,7 @@ class Ipmi:
         if process.returncode:
             said = (err.strip() or out.strip()).replace(bmc.password or "\0", "***")
             lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith("Loading ")]
-            raise Refused(f"{bmc.place}: {'; '.join(lines)[:500] or f'ipmitool ended with {process.returncode}'}")
+            raise Refused(f"{bmc.place}: {'; '.join(lines)[:500] or f'ipmitool ended with {process.returncode}'}", out)
         return out
 
     def _dcmi(self, bmc: Bmc, deadline: float, *command: str) -> str:
@@ -260,7 +272,7 @@ def parse(resource: str, settings: HardwareSettings) -> Bmc:
         raise PermanentError(f"{shown}: cipher is a number, privilege one of {', '.join(_PRIVILEGES)}")
     arguments = ("-I", "lanplus", "-H", host, "-p", str(port), "-U", user, "-E", "-C", cipher, "-L", privilege.upper())
     place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return Bmc(place, options.get("resource_id") or host, (*arguments, "-N", "1", "-R", "3"), password)
+    return Bmc(place, options.get("resource_id") or host, (*arguments, "-N", "1", "-R", "2"), password)
 
 
 def _program() -> str:

@@ -59,7 +59,10 @@ class Kwapi:
             raise
         headers = {"Accept": "application/json"} | ({"X-Auth-Token": api.token} if api.token else {})
         with WebDoor(api.url) as door:
-            body = fetch(door, api.url, headers, Deadline(self._timeout), self._timeout)
+            try:
+                body = fetch(door, api.url, headers, Deadline(self._timeout), self._timeout)
+            except AskError as error:
+                raise error if api.url in str(error) else AskError(f"{api.url}: {error}") from None
         yield from readings(body, api.url, meters)
 
     def check(self, _meters: Collection[str]) -> Iterable[Problem]:
@@ -98,7 +101,7 @@ def parse(resource: str, settings: HardwareSettings) -> Api:
     return Api(f"{_SCHEMES[split.scheme.lower()]}://{place}{path}/probes/", token)
 
 
-def readings(body: bytes, url: str, meters: Collection[str]) -> Iterable[Reading]:
+def readings(body: bytes | bytearray, url: str, meters: Collection[str]) -> Iterable[Reading]:
     """The readings of an answer, {"probes": {ID: {"timestamp": s, "kwh": …, "w": …}}}. Those that are right come before the error of those that are not."""
     try:
         answer = msgspec.json.decode(body)

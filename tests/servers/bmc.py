@@ -46,7 +46,11 @@ class Simulator:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.port = folder, free_udp_port()
         self._tool = program("ipmitool", "ipmitool")
-        lines = ["mc_setbmc 0x20", "mc_add 0x20 0 no-device-sdrs 0x23 9 8 0x9f 0x1291 0xf02", "sel_enable 0x20 100 0x0a"]
+        lines = [
+            "mc_setbmc 0x20",
+            "mc_add 0x20 0 no-device-sdrs 0x23 9 8 0x9f 0x1291 0xf02",
+            "sel_enable 0x20 100 0x0a",
+        ]
         for number, (name, kind, unit, m, exponent, entity, raw) in enumerate(_SENSORS, 1):
             self.set(number, raw)
             lines += [
@@ -57,7 +61,9 @@ class Simulator:
                 f"main_sdr_add 0x20 {_record(number, name, kind, unit, m, exponent, entity)}",
             ]
         (folder / "sim.emu").write_text("\n".join([*lines, "mc_enable 0x20\n"]))
-        allowed = "\n".join(f"    allowed_auths_{who} none md2 md5 straight" for who in ("callback", "user", "operator", "admin"))
+        allowed = "\n".join(
+            f"    allowed_auths_{who} none md2 md5 straight" for who in ("callback", "user", "operator", "admin")
+        )
         (folder / "lan.conf").write_text(
             f'name "tests"\nset_working_mc 0x20\n  startlan 1\n    addr 127.0.0.1 {self.port}\n    priv_limit admin\n{allowed}\n'
             f'    guid a123456789abcdefa123456789abcdef\n  endlan\n  user 2 true "{USER}" "{PASSWORD}" admin 10 none md2 md5 straight\n'
