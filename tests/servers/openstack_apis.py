@@ -63,7 +63,8 @@ class Apis(ThreadingHTTPServer):
     """The APIs of a cloud. What they answer is what the attributes hold when they are asked.
 
     `lists`: path without the end point's: the entries. `accounts`: project: containers as Swift lists them. `faults`: the beginning of a path: a
-    status, 'never', or the bytes of a body. `largest`: no page has more entries.
+    status, 'never', or the bytes of a body. `largest`: no page has more entries. `behind`: the address that links to next pages
+    have.
     """
 
     daemon_threads = True
@@ -72,6 +73,7 @@ class Apis(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
+        self.behind = self.url
         self.password = PASSWORD
         self.regions = [REGION]
         self.services = set(ENDPOINTS)
@@ -206,8 +208,7 @@ class _Handler(BaseHTTPRequestHandler):
             wanted = set(params["fields"])
             told[key] = [{k: v for k, v in entry.items() if k in wanted} for entry in page]
         if start + limit < len(entries) and page:
-            # A proxy in front: the address is not the one that the client knows.
-            href = f"http://elsewhere.invalid{quote(path)}?limit={limit}&marker={page[-1]['id']}"
+            href = f"{apis.behind}{quote(path)}?limit={limit}&marker={page[-1]['id']}"
             if key == "images":
                 told["next"] = href
             else:

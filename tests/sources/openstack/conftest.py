@@ -13,6 +13,7 @@ from tests.servers.openstack_apis import running
 @pytest.fixture
 def apis():
     with running() as found:
+        found.behind = "http://elsewhere.invalid"  # There is a proxy in front that the services know nothing of.
         yield found
 
 
