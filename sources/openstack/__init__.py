@@ -120,23 +120,23 @@ class _OpenStack:
         discoveries = dict.fromkeys(REGIONS, self._find_regions) | dict.fromkeys(PROJECTS, self._find_projects)
         return System(tuple(pollsters), discoveries, self._check, self._cloud.close)
 
-    def _pollster(self, name: str, service: str, meters: tuple[Meter, ...], read: Read) -> Pollster:
+    def _pollster(self, name: str, kind: str, meters: tuple[Meter, ...], read: Read) -> Pollster:
+        def poll(resource: str, meters: Collection[str]) -> Iterable[Reading]:
+            service = self._cloud.service(unquote(resource.removeprefix(_SCHEME)), kind)
+            return () if service is None else read(service, meters, Deadline(self._settings.listing_timeout))
+
+        poll.__doc__ = f"OpenStack's {name.partition('.')[2].replace('_', ' ')}, by the API of the service {kind}."
         return Pollster(
             name,
             meters,
-            partial(self._read_region, service, read),
+            poll,
             discovery=REGIONS[0],
             takes=is_region,
             timeout=self._settings.listing_timeout + _GRACE,
         )
 
-    def _read_region(self, kind: str, read: Read, resource: str, meters: Collection[str]) -> Iterable[Reading]:
-        """One list of a service in a region, by its API."""
-        service = self._cloud.service(unquote(resource.removeprefix(_SCHEME)), kind)
-        return () if service is None else read(service, meters, Deadline(self._settings.listing_timeout))
-
     def _read_account(self, project: str, meters: Collection[str]) -> Iterator[Reading]:
-        """Swift's account of a project, in each region."""
+        """OpenStack's object storage, a project at a time, by Swift's API."""
         deadline = Deadline(self._settings.listing_timeout)
         failed: list[NephoscopeError] = []
         endpoints: set[str] = set()

@@ -116,6 +116,12 @@ class Cloud:
         self._stack.callback(server.kill)
         server.start(ready, timeout=120)
 
+    def restart_keystone(self, token_lifetime: int) -> None:
+        """Keystone again, with tokens that live for so many seconds."""
+        self.servers["keystone"].kill()
+        self.write("keystone.conf", configuration.keystone(self.place, token_lifetime))
+        _start_keystone(self)
+
     def write(self, name: str, text: str) -> str:
         """A configuration file; its path."""
         path = self.place.folder / "etc" / name
@@ -149,13 +155,14 @@ def _keystone(cloud: Cloud) -> None:
         for o in (f"--bootstrap-{kind}-url", f"{place.url('keystone')}/v3")
     ]
     cloud.run(*manage, "bootstrap", "--bootstrap-password", SECRET, "--bootstrap-region-id", "RegionOne", *urls)
+    _start_keystone(cloud)
+
+
+def _start_keystone(cloud: Cloud) -> None:
     command = (
-        *_UWSGI,
-        "--http-socket",
-        f"127.0.0.1:{place.ports['keystone']}",
-        "--wsgi-file",
-        "/usr/bin/keystone-wsgi-public",
-    )
+        *_UWSGI, "--http-socket", f"127.0.0.1:{cloud.place.ports['keystone']}", "--wsgi-file", "/usr/bin/keystone-wsgi-public",
+    )  # fmt: skip
+    file = str(cloud.place.folder / "etc" / "keystone.conf")
     cloud.start("keystone", command, cloud.answers("keystone", "/v3"), OS_KEYSTONE_CONFIG_FILES=file)
 
 
@@ -260,7 +267,7 @@ def _swift(cloud: Cloud) -> None:
 
 
 @contextmanager
-def running(folder: Path, token_lifetime: int = 3600) -> Iterator[Cloud]:
+def running(folder: Path) -> Iterator[Cloud]:
     """All of them, for as long as the context is open."""
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
@@ -276,7 +283,7 @@ def running(folder: Path, token_lifetime: int = 3600) -> Iterator[Cloud]:
             for name in DATABASES:
                 cursor.execute(f"CREATE DATABASE {name} CHARACTER SET utf8mb3")
         ports = {name: free_port() for name in PORTS}
-        place = Place(folder, ports, database.port, USER, broker.url, token_lifetime)
+        place = Place(folder, ports, database.port, USER, broker.url)
         cloud = Cloud(place, stack)
         say("MariaDB and RabbitMQ are up")
         _keystone(cloud)

@@ -17,7 +17,6 @@ class Place:
     database_port: int
     database_user: str
     broker: str
-    token_lifetime: int
 
     def url(self, service: str) -> str:
         """The address of a service."""
@@ -63,7 +62,7 @@ region_name = RegionOne
 """
 
 
-def keystone(place: Place) -> str:
+def keystone(place: Place, token_lifetime: int = 3600) -> str:
     return f"""
 [DEFAULT]
 transport_url = {place.broker}
@@ -71,7 +70,7 @@ transport_url = {place.broker}
 connection = {place.database("keystone")}
 [token]
 provider = fernet
-expiration = {place.token_lifetime}
+expiration = {token_lifetime}
 [fernet_tokens]
 key_repository = {place.folder}/keystone-fernet
 [credential]

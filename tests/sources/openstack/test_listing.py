@@ -40,7 +40,7 @@ def test_every_meter_is_told_once_and_typed(make):
     assert len({m.name for m in meters}) == len(meters)
     assert {m.type for m in meters} <= set(TYPES)
     assert all(m.unit and m.description and m.resource for m in meters)
-    assert all(p.description and p.namespace == "central" for p in make().pollsters)
+    assert all(p.description.startswith("OpenStack's ") and p.namespace == "central" for p in make().pollsters)
 
 
 @pytest.mark.parametrize(
