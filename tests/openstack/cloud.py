@@ -8,10 +8,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,21 +84,37 @@ class Cloud:
         options = {"region_name": "RegionOne", "load_envvars": False, "load_yaml_config": False}
         return self._stack.enter_context(openstack.connect(auth=self.auth("admin", "admin"), **options))
 
-    def client(self, *arguments: str) -> Any:
-        """What the `openstack` client says, as JSON."""
+    def token(self) -> str:
+        """An admin's token, by Keystone's API itself."""
+        given = {"name": "admin", "password": SECRET, "domain": {"id": "default"}}
+        asked = {
+            "identity": {"methods": ["password"], "password": {"user": given}},
+            "scope": {"project": {"name": "admin", "domain": {"id": "default"}}},
+        }
+        answer = httpx.post(f"{self.place.url('keystone')}/v3/auth/tokens", json={"auth": asked}, timeout=60)
+        assert answer.status_code == 201, answer.text
+        return answer.headers["X-Subject-Token"]
+
+    def client(self, commands: Iterable[str]) -> dict[str, Any]:
+        """What the `openstack` client says to some commands, as JSON; in one process, since to start it takes the longest."""
+        commands = list(commands)
         environment = {k: v for k, v in os.environ.items() if not k.startswith("OS_")} | _ENVIRONMENT
         for name, value in self.auth("admin", "admin").items():
             environment[f"OS_{name.upper()}"] = value
-        environment |= {"OS_REGION_NAME": "RegionOne", "OS_IDENTITY_API_VERSION": "3", "OS_VOLUME_API_VERSION": "3.64"}
+        environment |= {
+            "OS_REGION_NAME": "RegionOne",
+            "OS_IDENTITY_API_VERSION": "3",
+            "OS_VOLUME_API_VERSION": "3.64",
+        }
+        lines = "".join(f"{command} -f json\n" for command in commands)
         done = subprocess.run(
-            ["/usr/bin/openstack", *arguments, "-f", "json"],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
+            ["/usr/bin/openstack"], input=lines, env=environment, capture_output=True, text=True, check=False
         )
-        assert done.returncode == 0, f"openstack {' '.join(arguments)}: {done.stderr[-2000:]}"
-        return json.loads(done.stdout)
+        answers = list(_json_values(done.stdout))
+        assert len(answers) == len(commands), (
+            f"{len(answers)} answers to {len(commands)} commands: {done.stderr[-3000:]}"
+        )
+        return dict(zip(commands, answers, strict=True))
 
     def run(self, *command: str, **environment: str) -> None:
         """A command that must succeed."""
@@ -137,6 +154,17 @@ class Cloud:
             assert status not in {502, 503}, status
 
         return ready
+
+
+def _json_values(text: str) -> Iterator[Any]:
+    """The lists and mappings in a text, whatever stands between them."""
+    decoder = json.JSONDecoder()
+    for start in re.finditer(r"^[\[{]", text, re.MULTILINE):
+        yield decoder.raw_decode(text, start.start())[0]
+
+
+def _started() -> None:
+    """Of what answers nobody: what is done with it shows whether it works."""
 
 
 def _keystone(cloud: Cloud) -> None:
@@ -208,7 +236,7 @@ def _cinder(cloud: Cloud) -> None:
     cloud.run("cinder-manage", "--config-file", file, "db", "sync")
     for name in ("api", "scheduler", "volume", "backup"):
         command = ["/usr/bin/python3", wrapper, f"/usr/bin/cinder-{name}", "--config-file", file]
-        cloud.start(f"cinder-{name}", command, cloud.answers("cinder") if name == "api" else lambda: None)
+        cloud.start(f"cinder-{name}", command, cloud.answers("cinder") if name == "api" else _started)
 
 
 def _octavia(cloud: Cloud) -> None:
@@ -239,8 +267,20 @@ def _nova(cloud: Cloud) -> None:
     cloud.run(*manage, "cell_v2", "map_cell0", "--database_connection", place.database("nova_cell0"))
     cloud.run(*manage, "cell_v2", "create_cell", "--name", "cell1")
     cloud.run(*manage, "db", "sync")
-    for name in ("conductor", "scheduler", "api", "compute"):
-        ready = cloud.answers("nova") if name == "api" else lambda: None
+
+    def has_a_host() -> None:
+        """Whether the scheduler knows the host: a server that is asked for earlier ends as an error."""
+        with pymysql.connect(host="127.0.0.1", port=place.database_port, user=USER, database="nova_api") as connection:
+            cursor = connection.cursor()
+            cursor.execute("SELECT count(*) FROM host_mappings")
+            assert cursor.fetchone() == (1,)
+
+    for name, ready in (
+        ("conductor", _started),
+        ("api", cloud.answers("nova")),
+        ("compute", _started),
+        ("scheduler", has_a_host),
+    ):
         cloud.start(f"nova-{name}", [f"nova-{name}", "--config-file", file], ready)
 
 
@@ -261,7 +301,7 @@ def _swift(cloud: Cloud) -> None:
         command = [f"swift-{kind}-server", str(folder / f"{kind}-server.conf"), "-v"]
         cloud.start(f"swift-{kind}", command, cloud.answers(f"swift-{kind}", "/healthcheck"), **environment)
     updater = ["swift-container-updater", str(folder / "container-server.conf"), "-v"]
-    cloud.start("swift-updater", updater, lambda: None)
+    cloud.start("swift-updater", updater, _started)
     command = ["swift-proxy-server", str(folder / "proxy-server.conf"), "-v"]
     cloud.start("swift", command, cloud.answers("swift", "/healthcheck"))
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SECRET = "s3cret-of-the-services"
+TOKEN_CACHE = 5
+"""Seconds for which a service believes a token without asking Keystone."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,8 @@ user_domain_id = default
 project_name = service
 username = {user}
 password = {SECRET}
-# A token that has expired, or was revoked, is to be refused at once.
-token_cache_time = -1
+# A token that is revoked is to be refused soon.
+token_cache_time = {TOKEN_CACHE}
 [oslo_messaging_notifications]
 driver = messagingv2
 transport_url = {place.broker}
@@ -246,6 +248,7 @@ api_paste_config = /etc/nova/api-paste.ini
 workers = 1
 [scheduler]
 workers = 1
+discover_hosts_in_cells_interval = 2
 [filter_scheduler]
 enabled_filters = ComputeFilter
 [oslo_concurrency]

@@ -6,6 +6,31 @@ import pytest
 
 from nephoscope.settings import load_settings
 
+COMMANDS = (
+    "project list",
+    "image list --long",
+    "volume list --all-projects",
+    "volume snapshot list --all-projects",
+    "volume backup list --all-projects",
+    "network list",
+    "subnet list",
+    "port list --long",
+    "router list",
+    "floating ip list",
+    "vpn service list",
+    "vpn ipsec site connection list",
+    "server list --all-projects --long",
+    "flavor show tiny",
+    "loadbalancer list",
+    "loadbalancer listener list",
+    "loadbalancer pool list",
+    "loadbalancer healthmonitor list",
+    "loadbalancer member list backends",
+    "loadbalancer stats show front",
+    "object store account show",
+    "container list --long",
+)
+
 
 @pytest.fixture(scope="session")
 def cloud(tmp_path_factory):
@@ -16,6 +41,16 @@ def cloud(tmp_path_factory):
     with running(tmp_path_factory.mktemp("cloud")) as found:
         fill(found)
         yield found
+
+
+@pytest.fixture(scope="session")
+def listed(cloud):
+    """What the `openstack` client lists, by command."""
+    from tests.openstack.cloud import say
+
+    found = cloud.client(COMMANDS)
+    say("the client has listed it all")
+    return found
 
 
 @pytest.fixture

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from tests.openstack.cloud import Cloud, say
 
 PORTS = 45
-IMAGES = {"empty": 0, "small": 1000, "cirros": 100_000}
+IMAGES = {"small": 1000, "cirros": 100_000, "large": 3_000_000}
 VOLUMES = {"one": 1, "two": 2, "three": 3}
-CONTAINERS = {"logs": [1000, 2000, 3000], "empty": [], "bilder ä/ü": [77]}
+CONTAINERS = {"logs": [1000, 2000, 3000], "empty": [], "bilder ä ü": [77]}
 
 
 def fill(cloud: Cloud) -> None:
@@ -46,7 +47,8 @@ def _networks(connection: Any) -> None:
     inside = network.create_network(name="inside")
     subnet = network.create_subnet(network_id=inside.id, ip_version=4, cidr="10.0.0.0/16", name="inside")
     router = network.create_router(name="router", external_gateway_info={"network_id": outside.id})
-    network.add_interface_to_router(router, subnet_id=subnet.id)
+    added = network.put(f"/routers/{router.id}/add_router_interface", json={"subnet_id": subnet.id})
+    assert added.status_code == 200, added.text
     ports = list(network.create_ports([{"network_id": inside.id, "name": f"port-{n}"} for n in range(PORTS)]))
     network.create_ip(floating_network_id=outside.id, port_id=ports[0].id)
     network.create_ip(floating_network_id=outside.id)
@@ -106,3 +108,9 @@ def _objects(connection: Any) -> None:
         connection.object_store.create_container(name=name)
         for number, size in enumerate(sizes):
             connection.object_store.upload_object(container=name, name=f"o{number}", data=b"z" * size)
+    objects = sum(map(len, CONTAINERS.values()))
+    deadline = time.monotonic() + 120
+    # A container tells the account what is in it when its updater comes by.
+    while int(connection.object_store.head("/").headers["X-Account-Object-Count"]) != objects:
+        assert time.monotonic() < deadline, "Swift's account does not get to know of its objects"
+        time.sleep(1)
