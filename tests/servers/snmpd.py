@@ -93,6 +93,14 @@ def running(folder: Path, hosts: Sequence[str] = ("127.0.0.1",)) -> Iterator[Snm
 
 
 @contextmanager
+def silent(host: str = "127.0.0.1") -> Iterator[int]:
+    """A host that takes what comes and says nothing; its port."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        one.bind((host, 0))
+        yield int(one.getsockname()[1])
+
+
+@contextmanager
 def answering(reply: Callable[[bytes], bytes | None], host: str = "127.0.0.1") -> Iterator[int]:
     """A host that answers each datagram with what `reply` makes of it, or not at all; its port."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
