@@ -21,7 +21,7 @@ _ONCE = 3600
 _TICK = 0.1
 
 
-class Answer(msgspec.Struct, eq=False):
+class Polled(msgspec.Struct, eq=False):
     """What a target gave, or a discovery that failed. `error` says in words why it gave nothing, or not all."""
 
     pollster: str
@@ -68,7 +68,7 @@ class Once:
                 sources.append(PollingSource(source.name, _ONCE, both, source.resources, source.discovery))
         self._targets = Targets(Polling(tuple(sources)), pollsters)
 
-    def __iter__(self) -> Iterator[Answer]:
+    def __iter__(self) -> Iterator[Polled]:
         """Find the targets, poll them, and give each one's answer as it comes."""
         try:
             found: dict[str, list[str]] = {}
@@ -78,16 +78,16 @@ class Once:
                 if name in self._discoveries:
                     jobs.append(Job(url, partial(self._discoveries[name], parameter), self._timeout))
                 else:
-                    yield Answer("discovery", url, error=f"there is no discovery {name!r}")
+                    yield Polled("discovery", url, error=f"there is no discovery {name!r}")
             for outcome in self._done(jobs):
                 found[outcome.job.subject] = [str(item) for item in outcome.items]
                 if error := _error(outcome):
-                    yield Answer("discovery", outcome.job.subject, error=error)
+                    yield Polled("discovery", outcome.job.subject, error=error)
             yield from self._poll(self._targets.targets(found))
         finally:
             self._workers.close()
 
-    def _poll(self, targets: Sequence[Target]) -> Iterator[Answer]:
+    def _poll(self, targets: Sequence[Target]) -> Iterator[Polled]:
         jobs = []
         for target in targets:
             ask = self._targets.ask(target, target.intervals)
@@ -96,7 +96,7 @@ class Once:
         for outcome in self._done(jobs):
             target, ask = outcome.job.subject
             readings = _asked(outcome.items, ask)
-            yield Answer(target.pollster.name, target.resource, readings, _error(outcome))
+            yield Polled(target.pollster.name, target.resource, readings, _error(outcome))
 
     def _done(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
         """The outcome of each, in the order in which they come."""

@@ -46,7 +46,7 @@ def check(
         list[Path] | None,
         typer.Argument(
             metavar="[FILE]...",
-            help="pipeline.yaml, polling.yaml or settings files; none: what would run here.",
+            help="pipeline.yaml, polling.yaml, settings and files of definitions; none: what would run here.",
             show_default=False,
         ),
     ] = None,
@@ -117,7 +117,7 @@ def _running(findings: Findings, pipelines: Iterable[Pipeline], settings: Settin
 
 
 def kind_of(file: Path) -> str:
-    """What a file is, by its first keys: 'pipeline', 'polling', 'meters', 'events', 'event_pipeline' or 'settings'.
+    """What a file is, by its first keys: 'pipeline', 'polling', 'meters', 'events', 'event_pipeline', 'pollsters' or 'settings'.
 
     Raises ConfigError where it is no YAML.
     """
@@ -126,6 +126,9 @@ def kind_of(file: Path) -> str:
         return "meters"
     if isinstance(top, list) and any(isinstance(item.value, dict) and "event_type" in item.value for item in top):
         return "events"
+    alone = top if isinstance(top, list) else [documents.Node(top, 1)]
+    if any(isinstance(item.value, dict) and {"sample_type", "value_attribute"} & item.value.keys() for item in alone):
+        return "pollsters"
     if isinstance(top, dict) and "sources" in top and "sinks" in top and _has_events(top["sources"]):
         return "event_pipeline"
     if isinstance(top, list) or (isinstance(top, dict) and "sinks" in top):
@@ -144,7 +147,7 @@ def _has_events(sources: documents.Node) -> bool:
 
 def _load(file: Path, pipelines: list[Pipeline], pollings: list[Polling], findings: Findings) -> None:
     kind = kind_of(file)
-    if kind in {"meters", "events", "event_pipeline"}:
+    if kind in {"meters", "events", "event_pipeline", "pollsters"}:
         _load_definitions(kind, file, findings)
     elif kind == "pipeline":
         pipelines.append(load_pipeline(file, publisher_schemes=known_schemes()))
@@ -156,6 +159,7 @@ def _load(file: Path, pipelines: list[Pipeline], pollings: list[Polling], findin
 
 def _load_definitions(kind: str, file: Path, findings: Findings) -> None:
     from nephoscope.pipeline.events import load_event_pipeline
+    from sources.dynamic.definitions import load_definitions
     from sources.notifications.definitions import load_meters
     from sources.notifications.event_definitions import load_events
 
@@ -164,6 +168,8 @@ def _load_definitions(kind: str, file: Path, findings: Findings) -> None:
         load_meters([file], told)
     elif kind == "events":
         load_events([file], told)
+    elif kind == "pollsters":
+        load_definitions([file])
     else:
         load_event_pipeline(file)
     findings.warnings += [("correctness", p) for p in told.warnings]

@@ -16,7 +16,7 @@ from nephoscope.redaction import redacted
 from nephoscope.settings import Settings
 
 if TYPE_CHECKING:  # A room: it is imported by the command, so that help answers at once.
-    from sources.once import Answer, Once
+    from sources.once import Once, Polled
     from sources.pollster import Pollster
     from sources.systems import Systems
 
@@ -64,7 +64,7 @@ def poll(
     settings = settings_of(config, overrides)
     from sources.systems import systems_of
 
-    answers: list[Answer] = []
+    answers: list[Polled] = []
     with systems_of(settings) as systems:
         chosen, meters = _chosen(wanted, systems)
         once = _once(settings, systems, chosen, meters, resources or (), timeout)
@@ -74,7 +74,7 @@ def poll(
                 report(len(answers))
     if not answers:
         raise NephoscopeError(_nothing(chosen, resources or ()))
-    count = rows(_COLUMNS, _lines(answers), as_json=json)
+    count = rows(_COLUMNS, _lines(answers), as_json=json) if any(a.readings for a in answers) else 0
     failed = [a for a in answers if a.error]
     for answer in failed:
         complain(redacted(f"{answer.pollster} of {answer.resource}: {answer.error}"))
@@ -128,7 +128,7 @@ def _once(
     )
 
 
-def _lines(answers: Collection[Answer]) -> Iterator[dict[str, Any]]:
+def _lines(answers: Collection[Polled]) -> Iterator[dict[str, Any]]:
     for answer in answers:
         for reading in answer.readings:
             yield {

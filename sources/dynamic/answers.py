@@ -19,6 +19,10 @@ from sources.dynamic.attributes import Attribute
 from sources.dynamic.model import Request
 
 MAX_DEPTH: Final = 200
+MAX_CONTAINERS: Final = 1_000_000
+"""Lists and objects, or elements, of a page: an empty one takes three bytes there, and sixty in memory."""
+_SMALL: Final = 8 << 20
+"""Bytes of a page in which they are not counted."""
 Body = bytes | bytearray
 _decode = msgspec.json.Decoder().decode
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -50,7 +54,7 @@ class Pages:
 
     def read(self, body: Body) -> tuple[list[Any], Any]:
         """(the entries of a page, what the next page's URL is read from). Raises Unreadable."""
-        if self._entries is not None:
+        if self._entries is not None and not _is_crowded(body):
             try:
                 found = self._few(body, self._entries)
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -123,7 +127,13 @@ def _first(document: Any) -> list[Any]:
     return [document] if document else []
 
 
+def _is_crowded(body: Body) -> bool:
+    return len(body) > _SMALL and body.count(b"[") + body.count(b"{") > MAX_CONTAINERS
+
+
 def _json(body: Body) -> Any:
+    if _is_crowded(body):
+        raise Unreadable(f"it holds more than {MAX_CONTAINERS} lists and objects")
     try:
         return _decode(body)
     except RecursionError:
@@ -142,10 +152,14 @@ class _Elements:
     def __init__(self) -> None:
         self.root: dict[str, Any] = {}
         self._open: list[tuple[str, dict[str, Any], list[str]]] = [("", self.root, [])]
+        self._count = 0
 
     def start(self, name: str, attributes: dict[str, str]) -> None:
         if len(self._open) > MAX_DEPTH:
             raise Unreadable("it nests too deeply")
+        self._count += 1
+        if self._count > MAX_CONTAINERS:
+            raise Unreadable(f"it holds more than {MAX_CONTAINERS} elements")
         self._open.append((name, {f"@{k}": v for k, v in attributes.items()}, []))
 
     def end(self, _name: str) -> None:

@@ -105,3 +105,13 @@ def test_a_source_that_nobody_gives_anything_is_told_with_the_nearest_meter():
 @pytest.mark.parametrize("sources", [(), (PollingSource("a", 60, ("nothing",)),)])
 def test_nothing_to_poll_is_no_target(sources):
     assert targets_of(sources, CPU)[1] == {}
+
+
+def test_a_family_of_meters_is_taken_by_its_name_and_travels_under_one_header():
+    family = pollster("usage", "ops.total", "ops.of.{kind}", "size.of.{kind}")
+    targets, found = targets_of([PollingSource("a", 60, ("ops.*",), ("rgw",))], family)
+    ask = targets.ask(found["usage", "rgw"], (60 * SECOND,))
+
+    assert ask.meters == {"ops.total", "ops.of.{kind}"}
+    assert ask.headers.get("ops.of.get") is ask.headers.get("ops.total")
+    assert ask.headers.get("size.of.get") is None

@@ -171,3 +171,14 @@ def test_what_goes_is_said(nephoscope, tmp_path):
     assert len(other) == 2
     assert "no such sink" in other[0]
     assert "'k' of the flow that runs here is gone" in other[1]
+
+
+def test_a_file_of_dynamic_pollsters_is_known_by_its_keys(nephoscope, tmp_path):
+    definition = "{name: a.b, sample_type: gauge, unit: B, url_path: 'http://api/things', value_attribute: size}\n"
+    (tmp_path / "list.yaml").write_text("- " + definition)
+    (tmp_path / "alone.yaml").write_text(definition.replace("unit", "unti"))
+
+    assert nephoscope("check", "list.yaml").status == 0
+    done = nephoscope("check", "alone.yaml")
+    assert done.status == 78
+    assert "alone.yaml:1: a.b: 'unti' is not known here (did you mean 'unit'?)" in done.err

@@ -11,7 +11,7 @@ import pytest
 
 from nephoscope import registry
 from nephoscope.errors import MissingExtra
-from sources.dynamic import web
+from sources.dynamic import answers, web
 from sources.dynamic.door import S3Auth
 from sources.pollster import PermanentError
 
@@ -283,8 +283,12 @@ def test_redirects_to_the_same_host_are_followed_some_times(api, poll):
         (b"<html>", "the answer is no JSON"),
         (b"", "the answer is no JSON"),
         (b"\xff\xfe", "the answer is no JSON"),
-        (b"[" * 100_000, "it nests too deeply"),
+        (lambda _handler: (200, {}, b"[" * 100_000), "it nests too deeply"),
         (b'[{"id": "a", "v": 1}', "the answer is no JSON"),
+        (
+            lambda _handler: (200, {}, b"[" + b"[]," * 3_000_000 + b"[]]"),
+            "it holds more than 1000000 lists and objects",
+        ),
         ((200, {"Content-Encoding": "gzip"}, b"no gzip"), "/things: "),
         (
             (200, {"Content-Encoding": "gzip, gzip"}, gzip.compress(gzip.compress(b"[]"))),
@@ -389,6 +393,14 @@ def test_xml_with_a_document_type_is_refused(api, poll, text):
     _, error = poll("value_attribute: v", "response_handlers: [xml]")
 
     assert "no XML (it declares a document type)" in str(error)
+
+
+def test_xml_of_too_many_elements_is_refused(api, poll, monkeypatch):
+    monkeypatch.setattr(answers, "MAX_CONTAINERS", 100)
+    api.routes["/things"] = b"<a>" + b"<b/>" * 100 + b"</a>"
+    _, error = poll("value_attribute: v", "response_handlers: [xml]")
+
+    assert "it holds more than 100 elements" in str(error)
 
 
 # Credentials
