@@ -172,21 +172,21 @@ class Cloud:
         """A service of a region by its official type; None where the catalogue has none, which is said once."""
         self._authenticate(region)
         config = self._connection(region).config
+        key = region, kind
         try:
             there = config.get_endpoint(kind) or config.get_endpoint_from_catalog(kind)
+            if not there:
+                self.left_out(region, f"no {kind} in its catalogue")
+                return None
+            with self._lock:
+                known = self._services.get(key)
+                # The catalogue comes with each new token, and may have moved the service.
+                if known is None or known.endpoint != there:
+                    known = Service(self, region, kind, str(there), config.get_session_client(kind))
+                    self._services[key] = known
+                return known
         except self.failures as error:
             raise CloudError(f"{kind} in {region}: {explain(error, self.timeout)}") from None
-        if not there:
-            self.left_out(region, f"no {kind} in its catalogue")
-            return None
-        key = region, kind
-        with self._lock:
-            known = self._services.get(key)
-            # The catalogue comes with each new token, and may have moved the service.
-            if known is None or known.endpoint != there:
-                known = Service(self, region, kind, str(there), config.get_session_client(kind))
-                self._services[key] = known
-            return known
 
     def left_out(self, region: str, why: str) -> None:
         """Tell, once, that something is not polled in a region because the region has not got it."""
@@ -206,23 +206,30 @@ class Cloud:
             self._services.clear()
 
     def _authenticate(self, region: str) -> None:
-        """Have a token; one thread at a time, and for a while after a failure nobody."""
+        """Have a token; one thread at a time, and for a while after a failure nobody.
+
+        Where it failed before, nobody waits for the thread that tries again: the agent's threads have others to poll.
+        """
         with self._lock:
             door = self._doors.setdefault(region, threading.Lock())
-        with door:
-            until, error = self._failed.get(region, (0.0, None))
-            if error is not None and time.monotonic() < until:
-                raise error
+            _, known = self._failed.get(region, (0.0, None))
+        if known is None:
+            door.acquire()
+        elif not door.acquire(blocking=False):
+            raise _again(known)
+        try:
+            until, known = self._failed.get(region, (0.0, None))
+            if known is not None and time.monotonic() < until:
+                raise _again(known)
             try:
                 self._connection(region).session.get_token()
-                self._failed.pop(region, None)
-            except PermanentError as refused:
-                self._failed[region] = time.monotonic() + _AGAIN, refused
-                raise
             except self.failures as failure:
                 told = self._refusal(failure)
                 self._failed[region] = time.monotonic() + _AGAIN, told
                 raise told from None
+            self._failed.pop(region, None)
+        finally:
+            door.release()
 
     def _refusal(self, error: BaseException) -> NephoscopeError:
         from keystoneauth1 import exceptions
@@ -300,3 +307,8 @@ class Cloud:
                 except self.failures as error:
                     raise NotConfigured(f"{self.name} is not configured: {cause(error)}") from None
             return self._config
+
+
+def _again(error: NephoscopeError) -> NephoscopeError:
+    """The error for another thread: one that is raised keeps the stack of whoever raised it."""
+    return type(error)(str(error))

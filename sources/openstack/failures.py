@@ -11,6 +11,7 @@ from sources.pollster import PermanentError
 
 _LONGEST: Final = 200
 _MARKUP: Final = re.compile(r"<[^>]*>")
+_STATUS: Final = re.compile(r" \((HTTP \d+|Request-ID: [^)]*)\)")
 
 
 class CloudError(NephoscopeError):
@@ -29,7 +30,8 @@ def explain(error: BaseException, wait: float) -> str:
         return f"no answer within {wait:g} s"
     status = getattr(error, "http_status", None) or getattr(error, "status_code", None)
     if status:
-        return f"HTTP {status}: {one_line(str(getattr(error, 'message', '') or error))}"
+        # keystoneauth says the status, and the request's id, once more.
+        return f"HTTP {status}: {one_line(_STATUS.sub('', str(error)))}"
     if isinstance(error, exceptions.SSLError):
         return f"TLS: {cause(error)}"
     if isinstance(error, exceptions.ConnectFailure):
