@@ -47,3 +47,7 @@ def test_an_agent_of_a_namespace_takes_it_where_nothing_else_is_said(tmp_path, m
     mine.write_text("sources: [{name: mine, interval: 60, meters: [cpu]}]\n")
     settings = load_settings(environment={}, flags={"polling_cfg_file": mine})
     assert sources("compute") == ["mine"]
+
+
+def test_each_namespace_of_a_pollster_has_one(pollsters):
+    assert sorted({p.namespace for p in pollsters}) == NAMESPACES
