@@ -28,7 +28,7 @@ from nephoscope.settings import Settings
 from nephoscope.settings.sections import HardwareSettings
 from sources import inventory
 from sources.host import LOCAL_NAMES, host_name
-from sources.pollster import Answer, Meter, PermanentError, Pollster, Reading, System, given
+from sources.pollster import Answer, Meter, PermanentError, Pollster, Reading, System, given, verified_by
 
 _log = logging.getLogger(__name__)
 _PORT: Final = 623
@@ -117,7 +117,7 @@ class Ipmi:
 
     def poll(self, resource: str, meters: Collection[str]) -> Answer:
         """Baseboard management controllers, by ipmitool: sensors, and the power and inlet temperature that DCMI tells."""
-        bmc = self._parse(resource)
+        bmc = self.parse(resource)
         _program()
         return Answer(self._threads.submit(self._poll, bmc, frozenset(meters)))
 
@@ -161,13 +161,14 @@ class Ipmi:
 
     def check(self, _meters: Collection[str]) -> Iterable[Problem]:
         """What is wrong in the file of hosts; and ipmitool, where it names a controller."""
-        if (yield from inventory.check(self._settings, "ipmi", self._parse)):
+        if (yield from inventory.check(self._settings, "ipmi", self.parse)):
             try:
                 _program()
             except MissingExtra as error:
                 yield Problem(str(error))
 
-    def _parse(self, resource: str) -> Bmc:
+    def parse(self, resource: str) -> Bmc:
+        """The controller of a name. Raises PermanentError."""
         if not is_remote(resource):
             host = host_name() if resource in LOCAL_NAMES else resource
             return Bmc(f"the BMC of {host}", host)
@@ -303,7 +304,15 @@ def system(settings: Settings) -> System:
     local = Pollster(
         "ipmi", METERS, ipmi.poll, discovery="local_node", takes=is_local, timeout=timeout, namespace="ipmi"
     )
-    remote = Pollster("ipmi.lan", METERS, ipmi.poll, discovery="ipmi_hosts", takes=is_remote, timeout=timeout)
+    remote = Pollster(
+        "ipmi.lan",
+        METERS,
+        ipmi.poll,
+        discovery="ipmi_hosts",
+        takes=is_remote,
+        timeout=timeout,
+        verify=verified_by(ipmi.parse),
+    )
     return System(
         (local, remote), {"ipmi_hosts": inventory.discovery(settings.hardware, "ipmi")}, ipmi.check, ipmi.close
     )

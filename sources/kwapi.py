@@ -24,7 +24,7 @@ from nephoscope.settings.sections import HardwareSettings
 from nephoscope.times import MAX_TIME, NEVER, SECOND
 from sources import inventory
 from sources.dynamic.web import AskError, Deadline, fetch
-from sources.pollster import Meter, PermanentError, Pollster, Reading, System
+from sources.pollster import Meter, PermanentError, Pollster, Reading, System, verified_by
 
 _SCHEMES: Final = {"kwapi": "http", "kwapis": "https"}
 _PORT: Final = 5000
@@ -142,5 +142,6 @@ def _time(value: Any) -> int:
 def system(settings: Settings) -> System:
     """The pollster of Kwapi's APIs, and the discovery that reads the file of hosts."""
     kwapi = Kwapi(settings)
-    pollster = Pollster("kwapi", METERS, kwapi.poll, discovery="kwapi_hosts", takes=takes)
+    verify = verified_by(lambda url: parse(url, settings.hardware))
+    pollster = Pollster("kwapi", METERS, kwapi.poll, discovery="kwapi_hosts", takes=takes, verify=verify)
     return System((pollster,), {"kwapi_hosts": inventory.discovery(settings.hardware, "kwapi")}, kwapi.check)

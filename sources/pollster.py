@@ -90,6 +90,23 @@ def takes_all(_resource: str) -> bool:
     return True
 
 
+def nothing_wrong(_resource: str) -> Iterable[str]:
+    """The default of Pollster.verify."""
+    return ()
+
+
+def verified_by(parse: Callable[[str], object]) -> Callable[[str], Iterable[str]]:
+    """A Pollster.verify of what takes a target's name apart, and raises NephoscopeError where that cannot be."""
+
+    def verify(resource: str) -> Iterable[str]:
+        try:
+            parse(resource)
+        except NephoscopeError as error:
+            yield str(error)
+
+    return verify
+
+
 Poll = Callable[[str, Collection[str]], Iterable[Reading]]
 """Reads a target: (its name, the meters that are wanted). It may give more meters: they are left out. It may raise anything."""
 Discover = Callable[[str], Iterable[str]]
@@ -101,7 +118,8 @@ class Pollster:
     """A named way to read targets.
 
     `takes` tells whether a resource that a source names is one of its targets; `discovery` is where it finds targets when a source names
-    none; `timeout` (seconds) overrides the agent's; `namespace` is the agent's `--namespace` that it belongs to.
+    none; `timeout` (seconds) overrides the agent's; `namespace` is the agent's `--namespace` that it belongs to. `verify` asks nobody, and
+    says what is wrong in the name of a target: `nephoscope check` shows it.
     """
 
     name: str
@@ -111,6 +129,7 @@ class Pollster:
     takes: Callable[[str], bool] = takes_all
     timeout: float | None = None
     namespace: str = "central"
+    verify: Callable[[str], Iterable[str]] = nothing_wrong
 
     @property
     def description(self) -> str:

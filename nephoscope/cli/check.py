@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -21,7 +21,11 @@ from nephoscope.cli.parts import known_schemes, load_polling_and_pipeline, open_
 from nephoscope.errors import EX_CONFIG, ConfigError, MissingExtra, NephoscopeError, Problem, nearest
 from nephoscope.matching import MeterFilter
 from nephoscope.pipeline import STORE, Pipeline, Polling, cross_check, load_pipeline, load_polling, resolve_publisher
+from nephoscope.redaction import redacted
 from nephoscope.settings import Settings, load_settings, setting_names
+
+if TYPE_CHECKING:
+    from sources.pollster import Pollster
 
 _T = TypeVar("_T")
 STAGES = ("correctness", "topology", "environment")
@@ -274,6 +278,7 @@ def _polled(findings: Findings, stage: str, pollings: list[Polling], settings: S
         wanted: set[str] = set()
         for polling in pollings:
             findings.warnings += [(stage, p) for p in _unknown_meters(polling, known)]
+            findings.problems += [(stage, p) for p in _wrong_resources(polling, pollsters)]
             for source in polling.sources:
                 wanted.update(filter(MeterFilter(source.meters).matches, known))
         findings.problems += [(stage, p) for p in systems.check(wanted)]
@@ -314,6 +319,16 @@ def _unknown_meters(polling: Polling, known: Collection[str]) -> Iterable[Proble
             yield Problem(
                 f"no pollster gives {pattern!r}", polling.file, source.line, f"sources.{source.name}.meters", hint
             )
+
+
+def _wrong_resources(polling: Polling, pollsters: Collection[Pollster]) -> Iterable[Problem]:
+    """Resources that a source names, and the pollster that would take them cannot poll."""
+    for source in polling.sources:
+        matches = MeterFilter(source.meters).matches
+        wanted = [p for p in pollsters if any(matches(m.name) for m in p.meters)]
+        for resource in source.resources:
+            for words in (w for p in wanted if p.takes(resource) for w in p.verify(resource)):
+                yield Problem(redacted(words), polling.file, source.line, f"sources.{source.name}.resources")
 
 
 def _report(findings: Findings, *, as_json: bool) -> None:

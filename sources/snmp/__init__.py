@@ -18,7 +18,7 @@ from nephoscope import times
 from nephoscope.errors import MissingExtra, NephoscopeError, Problem
 from nephoscope.settings import Settings
 from sources import inventory
-from sources.pollster import Answer, Pollster, Reading, System, given
+from sources.pollster import Answer, Pollster, Reading, System, given, verified_by
 from sources.snmp import addresses, readings
 from sources.snmp import meters as m
 from sources.snmp.addresses import Address
@@ -53,13 +53,13 @@ class Snmp:
 
         Raises MissingExtra for SNMPv3 without its client, PermanentError for a bad URL or credential; the answer raises what asking gives.
         """
-        address = self._parse(resource)
+        address = self.parse(resource)
         return Answer(self._loop.submit(self._poll(address, resource, frozenset(meters))))
 
     def check(self, _meters: Collection[str]) -> Iterable[Problem]:
         """What is wrong in the file of hosts."""
         try:
-            yield from inventory.check(self._settings, "snmp", self._parse)
+            yield from inventory.check(self._settings, "snmp", self.parse)
         except MissingExtra as error:
             yield Problem(str(error))
 
@@ -72,7 +72,8 @@ class Snmp:
 
         self._loop.close(last)
 
-    def _parse(self, url: str) -> Address:
+    def parse(self, url: str) -> Address:
+        """Take a URL apart. Raises PermanentError; MissingExtra for SNMPv3 without its client."""
         address = addresses.parse(url, self._settings)
         if address.access.version == "3":
             try:
@@ -90,7 +91,9 @@ class Snmp:
         found: list[Reading] = []
         failed: Exception | None = None
         # Those that gave no answer the last time wait beside the others, not before them.
-        async with self._side_lane if known.failing else self._lane:
+        lane = self._side_lane if known.failing else self._lane
+        async with lane:
+            known.failing = True  # Also where this is cancelled.
             try:
                 async with asyncio.timeout(self._deadline), self._asking(address, await _ip(address)) as request:
                     await self._read(Session(address, request), address, known, wanted, found)
@@ -165,5 +168,12 @@ async def _ip(address: Address) -> str:
 def system(settings: Settings) -> System:
     """The pollster of hosts by SNMP, and the discovery that reads the file of hosts."""
     snmp = Snmp(settings)
-    pollster = Pollster("snmp", m.METERS, snmp.poll, discovery="snmp_hosts", takes=addresses.takes)
+    pollster = Pollster(
+        "snmp",
+        m.METERS,
+        snmp.poll,
+        discovery="snmp_hosts",
+        takes=addresses.takes,
+        verify=verified_by(snmp.parse),
+    )
     return System((pollster,), {"snmp_hosts": inventory.discovery(settings.hardware, "snmp")}, snmp.check, snmp.close)

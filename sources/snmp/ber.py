@@ -11,6 +11,8 @@ from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 Oid = tuple[int, ...]
+_LONGEST: Final = 128 * 5
+"""Bytes of an object identifier of 128 numbers of 32 bits, the most that SMIv2 allows."""
 
 GET, NEXT, RESPONSE, BULK = 0xA0, 0xA1, 0xA2, 0xA5
 _INTEGER, _OCTETS, _NULL, _OID, _SEQUENCE = 0x02, 0x04, 0x05, 0x06, 0x30
@@ -131,8 +133,8 @@ def _number(content: bytes, *, signed: bool) -> int:
 @lru_cache(16384)
 def _oid(content: bytes) -> Oid:
     """An object identifier. An agent sends the same ones again and again."""
-    if not content or content[-1] & 0x80:
-        raise ValueError("an object identifier that has no end")
+    if not 0 < len(content) <= _LONGEST or content[-1] & 0x80:
+        raise ValueError("an object identifier that has no end, or is too long")
     numbers = []
     number = 0
     for byte in content:

@@ -80,7 +80,7 @@ class Ask:
 
     def larger(self, values: Mapping[Oid, Any]) -> list[Oid]:
         """The objects of 64 bits to ask for, where those of 32 do not do."""
-        return [large for small, large in m.SIZES.values() if small in values and int(values[small]) >= _FULL]
+        return [large for small, large in m.SIZES.values() if small in values and _number(values[small]) >= _FULL]
 
 
 def host_readings(
@@ -96,9 +96,9 @@ def host_readings(
             yield reading(meter, float(_text(values[m.LOADS[name]])))
     for name, meter in m.TICKS.items():
         if name in wanted and m.RAW[name] in values and values.get(m.RAW[_IDLE]):
-            yield reading(meter, int(values[m.RAW[name]]))
+            yield reading(meter, _number(values[m.RAW[name]]))
     if m.IDLE in values:
-        idle = int(values[m.IDLE])
+        idle = _number(values[m.IDLE])
         for (name, meter), volume in zip(m.SHARES.items(), (100 - idle, idle), strict=True):
             if name in wanted:
                 yield reading(meter, volume)
@@ -112,13 +112,13 @@ def host_readings(
     for name, meter in (m.BLOCKS | m.DATAGRAMS).items():
         found = next((values[oid] for oid in m.COUNTERS[name] if oid in values), None)
         if name in wanted and found is not None:
-            yield reading(meter, int(found))
+            yield reading(meter, _number(found))
 
 
 def _size(values: Mapping[Oid, Any], name: str) -> int | None:
     small, large = m.SIZES[name]
     found = values.get(large, values.get(small))
-    return None if found is None else int(found)
+    return None if found is None else _number(found)
 
 
 def filesystem_readings(
@@ -134,9 +134,9 @@ def filesystem_readings(
                 continue
             kilobytes = columns[small].get(index)
             if index in columns.get(low, ()) and index in columns.get(high, ()):
-                kilobytes = (int(columns[high][index]) << 32) + int(columns[low][index])
+                kilobytes = (_number(columns[high][index]) << 32) + _number(columns[low][index])
             if kilobytes is not None:
-                volume = int(kilobytes) * _KILOBYTE
+                volume = _number(kilobytes) * _KILOBYTE
                 yield Reading(m.FILESYSTEM[meter_name], volume, f"{host}.{name}", told, measured_at=at)
 
 
@@ -152,7 +152,7 @@ def disk_readings(
         for meter_name, choices in m.IO.items():
             found = next((columns[c][index] for c in choices if index in columns.get(c, ())), None)
             if meter_name in wanted and found is not None:
-                yield Reading(m.DISK[meter_name], int(found), f"{host}.{name}", told, measured_at=at)
+                yield Reading(m.DISK[meter_name], _number(found), f"{host}.{name}", told, measured_at=at)
 
 
 def interface_readings(
@@ -161,21 +161,21 @@ def interface_readings(
     """The readings of ifTable and ifXTable. `addresses`: the interface's index by IPv4 address."""
     ips: dict[int, str] = {}
     for address, interface in addresses.items():
-        ips.setdefault(int(interface), _dotted(address))
+        ips.setdefault(_number(interface), _dotted(address))
     named = _names({i: _text(v) for i, v in columns[m.IF_NAME].items()}, _dotted)
     for index, (name, described) in named.items():
         mac = columns[m.IF_MAC].get(index, b"")
         told = {
             **about,
             "name": described,
-            "mac": bytes(mac).hex(),
+            "mac": _octets(mac).hex(),
             "ip": ips.get(index[0], ""),
             "speed": _speed(columns, index),
         }
         for meter_name, choices in m.TRAFFIC.items():
             found = next((c for c in choices if c[0] in columns and index in columns[c[0]]), None)
             if meter_name in wanted and found is not None:
-                volume = sum(int(columns[c].get(index, 0)) for c in found)
+                volume = sum(_number(columns[c].get(index, 0)) for c in found)
                 yield Reading(m.NETWORK[meter_name], volume, f"{host}.{name}", told, measured_at=at)
 
 
@@ -193,9 +193,9 @@ def is_narrow(columns: Columns, name: Oid, choices: Mapping[str, Any], wanted: C
 
 def _speed(columns: Columns, index: Oid) -> int:
     """B/s, as Ceilometer has it."""
-    bits = int(columns[m.IF_SPEED].get(index, 0))
+    bits = _number(columns[m.IF_SPEED].get(index, 0))
     if bits in {0, _FULL_SPEED}:
-        bits = int(columns[m.IF_HIGH_SPEED].get(index, 0)) * 1_000_000 or bits
+        bits = _number(columns[m.IF_HIGH_SPEED].get(index, 0)) * 1_000_000 or bits
     return bits // 8
 
 
@@ -214,5 +214,16 @@ def _dotted(index: Oid) -> str:
     return ".".join(map(str, index))
 
 
+def _number(value: Any) -> int:
+    """What must be a number, and may be anything."""
+    if not isinstance(value, int):
+        raise ValueError(f"{str(value)[:40]} is no number")  # noqa: TRY004 -- it is what the host says that is wrong
+    return value
+
+
+def _octets(value: Any) -> bytes:
+    return value if isinstance(value, bytes) else b""
+
+
 def _text(value: Any) -> str:
-    return bytes(value).decode("utf-8", "replace").rstrip("\0")
+    return _octets(value).decode("utf-8", "replace").replace("\0", "")

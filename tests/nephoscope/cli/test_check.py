@@ -182,3 +182,23 @@ def test_a_file_of_dynamic_pollsters_is_known_by_its_keys(nephoscope, tmp_path):
     done = nephoscope("check", "alone.yaml")
     assert done.status == 78
     assert "alone.yaml:1: a.b: 'unti' is not known here (did you mean 'unit'?)" in done.err
+
+
+def test_what_is_wrong_in_a_target_or_the_file_of_hosts_is_listed_without_its_secret(nephoscope, tmp_path):
+    (tmp_path / "hosts").write_text("10.0.0.1 credential=rack1\nsnmp://s3cret@h/x\n10.0.0.3\n")
+    (tmp_path / "polling.yaml").write_text(
+        "sources:\n"
+        "  - {name: rack, interval: 60, meters: ['hardware.*', energy], resources: ['snmp://s3cret@h?credential=x', 'snmp://s3cret@h',\n"
+        "     'ipmi://u:s3cret@h?cipher=x', 'kwapi://s3cret@h', 'ipmi://u:s3cret@h', localhost]}\n"
+    )
+    (tmp_path / "nephoscope.yaml").write_text("polling_cfg_file: polling.yaml\nhardware: {hosts: hosts}\n")
+
+    done = nephoscope("check")
+
+    assert done.status == 78
+    assert done.err.count("polling.yaml:2: sources.rack.resources: ") == 3
+    for words in ("names a credential, and a community", "cipher is a number", "a token belongs into a credential"):
+        assert words in done.err
+    assert "hosts:1: snmp://10.0.0.1?credential=rack1: there is no credential 'rack1'" in done.err
+    assert "hosts:2: snmp://***@h/x is no snmp://" in done.err
+    assert "s3cret" not in done.err + done.out

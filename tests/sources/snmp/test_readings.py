@@ -1,5 +1,7 @@
 """What becomes of a host's answers, where they are not as usual."""
 
+import pytest
+
 from nephoscope.times import SECOND
 from sources.snmp import m
 from sources.snmp.readings import (
@@ -91,6 +93,15 @@ def test_counters_of_64_bits_go_first_and_an_old_row_has_its_own():
 def test_disks_that_show_other_disks_files_are_left_out():
     columns = {m.IO_DEVICE: {(1,): b"sda", (2,): b"loop0"}, m.IO["hardware.disk.read.requests"][0]: {(1,): 3, (2,): 4}}
     assert volumes(disk_readings(columns, ALL, "h", {}, NOW)) == {("hardware.disk.read.requests", "h.sda"): 3}
+
+
+def test_values_of_another_kind_do_no_harm():
+    size = m.DISK_SIZES["hardware.disk.size.total"][0]
+    columns = {m.DISK_DEVICE: {(1,): 2**62, (2,): b"a\0b"}, m.DISK_PATH: {}, size: {(1,): 1, (2,): 2}}
+    found = filesystem_readings(columns, {"hardware.disk.size.total"}, "h", {}, NOW)
+    assert {r.resource_id: r.volume for r in found} == {"h.1": 1024, "h.ab": 2048}
+    with pytest.raises(ValueError, match="b'12' is no number"):
+        list(host_readings({m.COUNTERS["hardware.system_stats.io.incoming.blocks"][0]: b"12"}, ALL, "h", {}, NOW))
 
 
 def test_only_what_is_wanted_is_asked_for():
