@@ -124,7 +124,7 @@ def _feed(plan: Plan, state: State, arrivals: Sequence[Arrival], out: Output, *,
 
 def finish(plan: Plan, state: State, *, exact: bool = False) -> Output:
     """The end of the input, which only dry-run and test know: every watermark goes to infinity, step by step along each chain."""
-    out = Output()
+    out, state.owed = state.owed or Output(), None
     ending = Watermarks(np.array([-1, 0]), np.array([state.watermark, MAX_TIME]))
     with np.errstate(all="ignore"):
         _sinks(plan, state, None, _empty(state), ending, out, exact=exact)

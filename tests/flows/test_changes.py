@@ -6,7 +6,7 @@ import pickle
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flows.snapshot import restore, take
@@ -58,6 +58,7 @@ def changed(snapshot, to):
     st.integers(0, 16),
     st.tuples(*(st.sampled_from(BEFORE_AND_AFTER) for _ in range(3))),
 )
+@example(0, 0, 16, (BEFORE_AND_AFTER[0], BEFORE_AND_AFTER[0], BEFORE_AND_AFTER[1]))
 def test_the_sum_of_what_is_published_is_the_sum_of_what_came_in(seed, first, second, parameters):
     messages, total = log(seed)
     cuts = [0, *sorted((first, second)), len(messages)]
