@@ -12,7 +12,6 @@ and ``metadata`` (from Mitaka).
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -40,21 +39,21 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Notification:
-    """A notification. `timestamp` is in microseconds UTC."""
+    """A notification. `timestamp` is in microseconds UTC.
+
+    `view` is what JSONPaths are read from. `ctxt` is only there where somebody wrote it: paths find it in the keys `_context_*`.
+    """
 
     def __init__(self, raw: bytes | str, inner: dict[str, Any], timestamp: int) -> None:
         self._raw = raw
-        self._inner = inner
         self.message_id: str = inner["message_id"]
         self.event_type: str = inner["event_type"]
         self.publisher_id: str = inner.get("publisher_id") or ""
         self.priority: str = (inner.get("priority") or "").lower()
         self.timestamp = timestamp
+        self.view = self._seen(self._without_secrets(inner))
 
-    @cached_property
-    def view(self) -> dict[str, Any]:
-        """What JSONPaths are read from. `ctxt` is only there where somebody wrote it: paths find it in the keys `_context_*`."""
-        inner = self._without_secrets(self._inner)
+    def _seen(self, inner: dict[str, Any]) -> dict[str, Any]:
         if "metadata" not in inner:
             inner["metadata"] = {"message_id": self.message_id, "timestamp": inner["timestamp"]}
         context = inner.pop("_context", None)

@@ -110,7 +110,7 @@ class _Plan:
         self.fields: list[Field] = []
         found: dict[int, int] = {}
         for definition in definitions:
-            asked = [getattr(definition, name) for name in MANY] + [definition.user_metadata, _USER, _PROJECT]
+            asked = [getattr(definition, name) for name in MANY] + [definition.user_metadata]
             for field in (*asked, *(f for _, f in definition.metadata or ())):
                 if field is not None and found.setdefault(id(field), len(self.fields)) == len(self.fields):
                     self.fields.append(field)
@@ -141,6 +141,8 @@ class _Reading:
         self._view = notification.view
         self._source = source
         self._failed = False
+        self._user: str | None = None
+        self._project: str | None = None
         payload = self._view.get("payload")
         if isinstance(payload, dict):
             get = payload.get
@@ -186,6 +188,18 @@ class _Reading:
             raise value
         return value
 
+    def user(self) -> str:
+        """That of the request, for samples whose definition names none. Raises SampleError."""
+        if self._user is None:
+            self._user = _who(_USER.first(self._view), "user_id")
+        return self._user
+
+    def project(self) -> str:
+        """Likewise."""
+        if self._project is None:
+            self._project = _who(_PROJECT.first(self._view), "project_id")
+        return self._project
+
     def many(self, definition: MeterDefinition) -> list[list[Any]]:
         """The fields of each sample of a definition with a lookup."""
         columns: list[list[Any]] = []
@@ -230,10 +244,8 @@ class _Reading:
             type=kind,
             unit=unit,
             volume=volume_of(volume),
-            user_id=user if type(user) is str and user else _who(user, "user_id") or _who(self.first(_USER), "user_id"),
-            project_id=project
-            if type(project) is str and project
-            else _who(project, "project_id") or _who(self.first(_PROJECT), "project_id"),
+            user_id=user if type(user) is str and user else _who(user, "user_id") or self.user(),
+            project_id=project if type(project) is str and project else _who(project, "project_id") or self.project(),
             resource_id=_text(resource, "resource_id", definition.resource_id),
             timestamp=notification.timestamp if moment is MISSING else _moment(moment, notification.timestamp),
             metadata=self._metadata(definition),

@@ -61,7 +61,8 @@ class RabbitFeed:
             raise _unavailable(error) from None
 
     def fetch(self, limit: int, wait: float) -> list[Delivery]:
-        """As Feed.fetch."""
+        """As Feed.fetch. At most about half of what the broker sends ahead: the other half is on its way while this one is worked on."""
+        limit = min(limit, max(1, self._wanted.prefetch // 2))
         try:
             if len(self._consumed) < len(self._wanted.queues) and time.monotonic() >= self._next_look:
                 self._look_for_queues()
