@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection
 import msgspec
 
 from nephoscope.errors import MissingExtra
+from nephoscope.redaction import redacted
 from sources.libvirt.messages import Answer, Ask, Done, Failure, decode_answer, encode
 from sources.pollster import PermanentError
 
@@ -41,14 +42,17 @@ class _Worker:
         ours, theirs = Pipe()
         with theirs:
             # -P: whatever folder the agent was started in, nothing is imported from there.
-            command = [sys.executable, "-P", "-m", "sources.libvirt.worker", str(theirs.fileno()), uri]
+            command = [sys.executable, "-P", "-m", "sources.libvirt.worker", str(theirs.fileno())]
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])  # noqa: S603 - our own interpreter and arguments
         self.started = False
+        self._uri = uri
         self._pipe: Connection = ours  # type: ignore[assignment,unused-ignore]  # PipeConnection is Windows'
 
     def start(self, seconds: float) -> None:
         """Wait until it has started."""
         self.receive(seconds)
+        # Not by the command line, which everybody can read.
+        self._pipe.send_bytes(self._uri.encode())
         self.started = True
 
     def send(self, ask: Ask) -> None:
@@ -77,7 +81,8 @@ class Pool:
     """Asks libvirt from several threads: at most `size` calls at once, and those that seem to hang."""
 
     def __init__(self, uri: str, size: int) -> None:
-        self.uri = uri
+        self._uri = uri
+        self.uri = redacted(uri)
         self._size = size
         self._free = threading.BoundedSemaphore(size)
         self._lock = threading.Lock()
@@ -113,7 +118,7 @@ class Pool:
                     return
                 if isinstance(answer, Failure):
                     # Its connection may be broken: the next one makes a new one.
-                    text = f"{self.uri}: {answer.text}"
+                    text = f"{self.uri}: {redacted(answer.text)}"
                     raise PermanentError(text) if answer.permanent else LibvirtError(text)
                 yield answer
         except Hung:
@@ -133,7 +138,7 @@ class Pool:
                 return worker
         if find_spec("libvirt") is None:
             raise MissingExtra("polling instances", "libvirt")
-        worker = _Worker(self.uri)
+        worker = _Worker(self._uri)
         with self._lock:
             self._busy.add(worker)
         return worker

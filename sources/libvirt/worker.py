@@ -1,6 +1,8 @@
 """What a worker process does: it asks libvirt, over one read-only connection, and ends with its agent.
 
-    python -P -m sources.libvirt.worker FD URI
+    python -P -m sources.libvirt.worker FD
+
+The first thing that comes over the pipe FD is the URI.
 
 A call that hangs cannot be interrupted. So it is made here, where the agent can kill it.
 """
@@ -40,7 +42,7 @@ _PERMANENT = {
 _NOWAIT = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
 
 
-def serve(connection: Connection, uri: str) -> None:
+def serve(connection: Connection) -> None:
     """Answer until the other end is closed: then the process ends, whatever hangs."""
     asked: SimpleQueue[bytes] = SimpleQueue()
 
@@ -53,6 +55,7 @@ def serve(connection: Connection, uri: str) -> None:
 
     threading.Thread(target=listen, daemon=True).start()
     connection.send_bytes(encode(Done()))
+    uri = asked.get().decode()
     to: Any = None
     while True:
         ask = decode_ask(asked.get())
@@ -96,7 +99,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Else libvirt prints each error as well.
     libvirt.registerErrorHandler(lambda *_: None, None)
-    serve(Connection(int(sys.argv[1])), sys.argv[2])
+    serve(Connection(int(sys.argv[1])))
 
 
 if __name__ == "__main__":

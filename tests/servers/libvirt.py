@@ -46,6 +46,7 @@ remember_owner = 0
 cgroup_controllers = [ ]
 namespaces = [ ]
 """
+_SPACES = ("unshare", "--mount", "--pid", "--net", "--fork", "--kill-child", "--mount-proc")
 NOVA = """\
 <nova:instance xmlns:nova="http://openstack.org/xmlns/libvirt/nova/1.1">
   <nova:package version="26.2.2"/>
@@ -93,6 +94,8 @@ class Libvirt:
         for program in ("libvirtd", "virsh", "qemu-system-x86_64", "ip", "unshare", "nsenter"):
             if not shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"):
                 missing(f"there is no {program} (Debian: {_PACKAGES})")
+        if subprocess.run([*_SPACES, "true"], capture_output=True, check=False).returncode:
+            missing("this container lets nobody make namespaces: libvirtd would touch the host's own")
         try:
             import libvirt  # noqa: F401
         except ImportError:
@@ -111,9 +114,8 @@ class Libvirt:
         (folder / "etc" / "libvirtd.conf").write_text(_LIBVIRTD.format(folder=folder))
         (folder / "etc" / "qemu.conf").write_text(_QEMU)
         init = [sys.executable, str(Path(__file__).with_name("libvirt_init.py")), str(folder)]
-        spaces = ["unshare", "--mount", "--pid", "--net", "--fork", "--kill-child", "--mount-proc"]
         path = {"PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"}
-        self._server = Server(folder, [*spaces, *init], path)
+        self._server = Server(folder, [*_SPACES, *init], path)
 
     def start(self) -> None:
         """Start it, until it answers."""

@@ -142,6 +142,18 @@ def test_where_the_uri_is_wrong_nobody_waits(pool):
         wrong.close()
 
 
+def test_a_password_in_the_uri_is_shown_nowhere(pool):
+    secret = Pool("qemu+pigeon://user:hunter2@host/system?token=hunter3", 1)
+    try:
+        with pytest.raises(PermanentError) as caught:
+            list(Parts(secret, "host", 20).poll(Ask(), ["cpu"]))
+        assert "hunter" not in str(caught.value)
+        ask(pool)
+        assert not any("test://" in argument for worker in workers() for argument in command_of(worker))
+    finally:
+        secret.close()
+
+
 def test_a_libvirtd_that_is_away_is_told_after_the_time_with_its_cause(pool, tmp_path):
     uri = f"qemu+unix:///system?socket={tmp_path}/none"
     system = libvirt_system(load_settings(flags={"compute.libvirt_uri": uri, "compute.libvirt_timeout": "2"}))
