@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import logging
 import ssl
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from sources.dynamic.secrets import shown
 from sources.dynamic.web import AskError, Reply
 from sources.pollster import PermanentError
 
+# It tells each URL, whole, at INFO: a reference in its query would be in the log.
+logging.getLogger("httpx").setLevel(logging.WARNING)
 _SIGNED: Final = frozenset({
     "acl", "cors", "delete", "lifecycle", "location", "logging", "notification", "partNumber", "policy", "requestPayment", "torrent", "uploadId",
     "uploads", "versionId", "versioning", "versions", "website",

@@ -406,7 +406,10 @@ def test_xml_of_too_many_elements_is_refused(api, poll, monkeypatch):
 # Credentials
 
 
-def test_headers_and_credentials_come_from_references_and_stay_out_of_messages(api, poll, monkeypatch, tmp_path):
+def test_headers_and_credentials_come_from_references_and_stay_out_of_messages(
+    api, poll, monkeypatch, tmp_path, caplog
+):
+    caplog.set_level("DEBUG")
     monkeypatch.setenv("API_KEY", "k3y")
     (tmp_path / "password").write_text("pa55 word\n")
 
@@ -430,6 +433,7 @@ def test_headers_and_credentials_come_from_references_and_stay_out_of_messages(a
     assert base64.b64decode(headers["Authorization"].removeprefix("Basic ")) == b"me:pa55 word"
     assert "***" in str(error)
     assert not re.search("k3y|pa55|t0ken", str(error))
+    assert not re.search("k3y|pa55|t0ken", caplog.text)
 
 
 def test_a_reference_to_nothing_is_permanent_and_named(api, poll):
