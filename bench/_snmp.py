@@ -93,6 +93,7 @@ def _poll(file: Path, good: list[str], dead: list[str], repeat: int) -> tuple[fl
 
     def poll(resource: str, meters: Collection[str]) -> Answer:
         passed: Future[Any] = Future()
+        passed.set_running_or_notify_cancel()
 
         def done(future: Future[Any]) -> None:
             try:
@@ -121,11 +122,12 @@ def _poll(file: Path, good: list[str], dead: list[str], repeat: int) -> tuple[fl
     time.sleep(PERIOD - time.time() % PERIOD + 0.05)
     thread.start()
     cpu = []
-    for _ in range(repeat + 1):
+    for turn in range(repeat + 1):
+        if turn:
+            time.sleep(0.3)
         began = time.process_time()
         time.sleep(PERIOD - time.time() % PERIOD - 0.2)
         cpu.append(time.process_time() - began)
-        time.sleep(0.3)
     stop.set()
     thread.join()
     log.close()
