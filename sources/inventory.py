@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from nephoscope.errors import ConfigError, Problem
+from nephoscope.errors import MissingExtra, Problem
 from nephoscope.redaction import redacted
 from nephoscope.settings.sections import HardwareSettings
 from sources.pollster import Discover, PermanentError
@@ -88,7 +88,7 @@ def discovery(settings: HardwareSettings, scheme: str) -> Discover:
 
 
 def check(settings: HardwareSettings, scheme: str, parse: Callable[[str], Any]) -> Generator[Problem, None, list[str]]:
-    """What is wrong in `hardware.hosts`; returns its URLs of a scheme. `parse` raises PermanentError for one that cannot be used."""
+    """What is wrong in `hardware.hosts`; returns its URLs of a scheme. `parse` raises PermanentError for one that cannot be used, MissingExtra."""
     if settings.hosts is None:
         return []
     try:
@@ -99,13 +99,16 @@ def check(settings: HardwareSettings, scheme: str, parse: Callable[[str], Any]) 
     if scheme == "snmp":  # Else each system would say it.
         yield from found.problems
     ours = [(number, url) for number, url in found.urls if is_of(url, scheme)]
+    missing = None
     for number, url in ours:
         try:
             parse(url)
         except PermanentError as error:
             yield Problem(redacted(str(error)), str(settings.hosts), number)
-        except ConfigError as error:
-            yield from error.problems
+        except MissingExtra as error:
+            missing = error
+    if missing is not None:
+        yield Problem(str(missing))
     return [url for _, url in ours]
 
 

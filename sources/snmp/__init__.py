@@ -58,10 +58,7 @@ class Snmp:
 
     def check(self, _meters: Collection[str]) -> Iterable[Problem]:
         """What is wrong in the file of hosts."""
-        try:
-            yield from inventory.check(self._settings, "snmp", self.parse)
-        except MissingExtra as error:
-            yield Problem(str(error))
+        yield from inventory.check(self._settings, "snmp", self.parse)
 
     def close(self) -> None:
         """Close the sockets, end the thread."""

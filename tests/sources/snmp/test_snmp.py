@@ -2,6 +2,7 @@
 
 import logging
 import re
+import sys
 import threading
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from pysnmp.proto.rfc1902 import Integer32
 
 from nephoscope import times
 from nephoscope.batch import decode
+from nephoscope.errors import MissingExtra
 from nephoscope.pipeline import Polling, PollingSource
 from nephoscope.settings import load_settings
 from nephoscope.topics import SAMPLES
@@ -346,3 +348,24 @@ def stamps(log):
                         found.setdefault(sample.resource_id, set()).add(sample.timestamp // times.SECOND)
         consumer.close()
     return found
+
+
+def test_without_its_client_snmpv3_names_the_extra_and_the_rest_works(agent, tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "sources.snmp.users", raising=False)
+    for name in [n for n in sys.modules if n.partition(".")[0] == "pysnmp"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    file = tmp_path / "hosts"
+    file.write_text(
+        f"127.0.0.1:{agent.port} credential=sha\n127.0.0.1:{agent.port} credential=rack\n127.0.0.1 credential=x\n"
+    )
+    flags = {"state_dir": tmp_path, "hardware.hosts": str(file), "hardware.credentials": credentials()}
+    one = system(load_settings(environment={}, flags=flags))
+    first, second, _ = one.discoveries["snmp_hosts"]("")
+
+    with pytest.raises(MissingExtra, match=r"SNMPv3 needs the extra \[snmp\]"):
+        one.pollsters[0].poll(first, ALL)
+    assert polled(one.pollsters[0], second, {"hardware.memory.total"})
+    wrong, missing = map(str, one.check(ALL))
+    assert "no credential 'x'" in wrong
+    assert "[snmp]" in missing
+    one.close()
