@@ -17,8 +17,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 from sinks.sql.statements import Cursor, Statement, dialect
+from sinks.sql.words import GIVEN, Merge
 
-GIVEN: Final = "given"
 _HEADER: Final = struct.Struct(">iiIii")
 
 
@@ -146,6 +146,7 @@ class Insert:
             sqlite=of_sqlite,
             mysql=of_mysql,
             postgresql=of_postgresql,
+            ibm_db_sa=Merge(table, newer) if ignore or newer else sa.insert(table),
         )
 
     def run(self, cursor: Cursor, rows: Sequence[Sequence[Any]]) -> int:

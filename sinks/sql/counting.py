@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sinks.sql.fields import BASE, SIZES
 from sinks.sql.schema import record
 from sinks.sql.statements import Cursor, Statement
+from sinks.sql.words import Bit
 
 
 def samples_of(of: Any) -> sa.ColumnElement[int]:
@@ -16,7 +17,7 @@ def samples_of(of: Any) -> sa.ColumnElement[int]:
     size: Any = sa.literal_column(str(BASE))
     for bit, more in SIZES:
         size += sa.case(
-            (of.c.form.op("&")(sa.literal_column(str(bit))) != 0, sa.literal_column(str(more))),
+            (Bit(of.c.form, bit) != 0, sa.literal_column(str(more))),
             else_=sa.literal_column("0"),
         )
     return sa.func.coalesce(sa.func.sum(sa.func.length(of.c.fields) / size), sa.literal_column("0"))

@@ -23,6 +23,7 @@ from sinks.sql.plan import block, blocks, plan
 from sinks.sql.scan import Scan
 from sinks.sql.schema import ERA, IN_BLOCK, SPAN, about, record, series, state, tie
 from sinks.sql.statements import Cursor, Statement, chunks
+from sinks.sql.words import KeyOrder
 
 RECORDS_A_STEP: Final = 2000
 _ROWS_A_STEP: Final = 1000
@@ -32,15 +33,15 @@ _LEAST_PAUSE: Final = 0.005
 _LAST_NUMBER: Final = 2**31 - 1
 
 _key = (record.c.span, record.c.resource, record.c.place, record.c.tie)
-_begin = sa.tuple_(*(sa.bindparam(f"begin_{c.name}", type_=c.type) for c in _key))
-_end = sa.tuple_(*(sa.bindparam(f"end_{c.name}", type_=c.type) for c in _key))
+_from_begin = KeyOrder(_key, [sa.bindparam(f"begin_{c.name}", type_=c.type) for c in _key], after=True)
+_to_end = KeyOrder(_key, [sa.bindparam(f"end_{c.name}", type_=c.type) for c in _key], after=False)
 _due = sa.or_(record.c.span < sa.bindparam("last"), record.c.place < sa.bindparam("rest"))
 # The bounds of the span alone say nothing new, but every planner understands them.
 _in_step = sa.and_(
     record.c.span >= sa.bindparam("begin_span"),
     record.c.span <= sa.bindparam("end_span"),
-    sa.tuple_(*_key) >= _begin,
-    sa.tuple_(*_key) < _end,
+    _from_begin,
+    _to_end,
     _due,
 )
 
@@ -48,9 +49,7 @@ _in_step = sa.and_(
 _oldest = Statement(sa.select(sa.func.min(record.c.span)).where(record.c.span >= sa.bindparam("base")))
 _step_end = Statement(
     sa.select(*_key)
-    .where(
-        record.c.span >= sa.bindparam("begin_span"), sa.tuple_(*_key) >= _begin, record.c.span <= sa.bindparam("last")
-    )
+    .where(record.c.span >= sa.bindparam("begin_span"), _from_begin, record.c.span <= sa.bindparam("last"))
     .order_by(*_key)
     .limit(1)
     .offset(RECORDS_A_STEP)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from sinks.sql.backend import Met, Records
 from sinks.sql.bulk import Insert
 from sinks.sql.schema import record, tie
 from sinks.sql.servers import KEY, Server, tie_columns
-from sinks.sql.statements import Cursor, Lookup, Statement, chunks
+from sinks.sql.statements import Cursor, Lookup, Statement, chunks, padded
 
 _CONNECT_TIMEOUT: Final = 10
 _LOCK_WAIT: Final = 30
@@ -153,8 +153,8 @@ class MySQL(Server):
         for spans in chunks(np.unique(records.span).tolist(), _SPANS):
             here = np.isin(records.span, spans)
             for resources in chunks(np.unique(records.resource[here]).tolist(), _RESOURCES):
-                values = {f"span_{i}": s for i, s in enumerate(_padded(spans, _SPANS))}
-                values |= {f"resource_{i}": r for i, r in enumerate(_padded(resources, _RESOURCES))}
+                values = {f"span_{i}": s for i, s in enumerate(padded(spans, _SPANS))}
+                values |= {f"resource_{i}": r for i, r in enumerate(padded(resources, _RESOURCES))}
                 for span, resource, place, *rest in _there.run(cursor, **values).fetchall():
                     row = wanted.get((span, resource, place))
                     if row is not None:
@@ -180,7 +180,3 @@ class MySQL(Server):
             return f"MySQL {connection.get_server_info()}"
         finally:
             connection.close()
-
-
-def _padded(values: Sequence[int], size: int) -> list[int]:
-    return [*values, *[values[-1]] * (size - len(values))]

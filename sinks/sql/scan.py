@@ -10,22 +10,28 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from nephoscope import filters
 from nephoscope.filters import EVERYTHING, Compare, Filter
 from sinks.sql import fields, schema
+from sinks.sql.bulk import arrays
 from sinks.sql.catalogue import KIND_FIELDS, STATE_FIELDS, Catalogue
 from sinks.sql.found import Found
 from sinks.sql.plan import block
 from sinks.sql.schema import IN_BLOCK, SPAN, record
-from sinks.sql.statements import Cursor, Statement, chunks
+from sinks.sql.statements import Cursor, Statement, chunks, padded
 
 I64 = npt.NDArray[np.int64]
 
 _RECORDS_AT_ONCE: Final = 2048
 _numbers = count()
 _SPANS_AT_ONCE: Final = 64
+_MANY_SPANS: Final = 512
+"""Of one resource: a day of it is one question."""
 _RESOURCES_AT_ONCE: Final = 64
+_KNOWN_SPANS: Final = 2048
+"""Of a resource, spans of a week are looked into one by one; who first asks which of them there are reads as much."""
 
 _columns = (
     record.c.span,
@@ -55,18 +61,28 @@ def _some(column: sa.ColumnElement[Any], name: str, size: int) -> sa.ColumnEleme
     return column.in_([sa.bindparam(f"{name}_{i}") for i in range(size)])
 
 
-_spans_between = Statement(_spans())
+_spans_between = Statement(
+    _spans(),
+    # No steps there: DB2's recursion takes no min(), and its own optimizer skips along an index.
+    ibm_db_sa=sa.select(record.c.span)
+    .distinct()
+    .where(record.c.span.between(sa.bindparam("low"), sa.bindparam("high"))),
+)
 _records_between = Statement(
     sa.select(*_columns).where(record.c.span >= sa.bindparam("low"), record.c.span <= sa.bindparam("high"))
 )
 _records_of = {
-    size: Statement(
-        sa.select(*_columns).where(
-            _some(record.c.span, "span", _SPANS_AT_ONCE), _some(record.c.resource, "resource", size)
-        )
+    (spans, resources): Statement(
+        sa.select(*_columns).where(_some(record.c.span, "span", spans), _some(record.c.resource, "resource", resources))
     )
-    for size in (1, _RESOURCES_AT_ONCE)
+    for spans, resources in ((_SPANS_AT_ONCE, 1), (_MANY_SPANS, 1), (_SPANS_AT_ONCE, _RESOURCES_AT_ONCE))
 }
+# PostgreSQL plans an array once, and a list of values each time.
+_records_of_arrays = Statement(
+    sa.select(*_columns).where(
+        *(c == sa.any_(sa.bindparam(f"all_{c.name}", type_=ARRAY(c.type))) for c in (record.c.span, record.c.resource))
+    )
+)
 _resource_count = Statement(sa.select(sa.func.coalesce(sa.func.max(schema.resource.c.id), 0)))
 
 
@@ -124,6 +140,8 @@ class Scan:
             return []
         low = -(2**62) if self.first is None else self.first // SPAN
         high = 2**62 if self.last is None else self.last // SPAN
+        if self._resources is not None and len(self._resources) <= _RESOURCES_AT_ONCE and high - low < _KNOWN_SPANS:
+            return list(range(max(low, 0), min(high, IN_BLOCK) + 1))
         return self.spans_between(low, high)
 
     def spans_between(self, low: int, high: int) -> list[int]:
@@ -165,12 +183,15 @@ class Scan:
             return
         wanted = resources.tolist()
         size = 1 if len(wanted) == 1 else _RESOURCES_AT_ONCE
-        statement = _records_of[size]
-        for some in chunks(spans, _SPANS_AT_ONCE):
-            some = [*some, *[some[-1]] * (_SPANS_AT_ONCE - len(some))]
+        at_once = _MANY_SPANS if size == 1 and len(spans) > _SPANS_AT_ONCE else _SPANS_AT_ONCE
+        for some in chunks(spans, at_once):
             for few in chunks(wanted, size):
-                few = [*few, *[few[-1]] * (size - len(few))]
-                cursor = self._cursor.another().execute(statement.on(self._cursor.dialect).sql, [*some, *few])
+                if self._cursor.dialect == "postgresql":
+                    given = arrays((record.c.span, record.c.resource), (some, few))
+                    cursor = _records_of_arrays.run(self._cursor.another(), **given)
+                else:
+                    sql = _records_of[at_once, size].on(self._cursor.dialect).sql
+                    cursor = self._cursor.another().execute(sql, [*padded(some, at_once), *padded(few, size)])
                 while rows := cursor.fetchmany(_RECORDS_AT_ONCE):
                     yield rows
 

@@ -30,6 +30,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
 from nephoscope.times import SECOND
+from sinks.sql.words import DB2
 
 VERSION: Final = 2
 SPAN: Final = 300 * SECOND
@@ -43,15 +44,26 @@ ERA: Final = 64
 MAX_NAME: Final = 1024
 """Bytes that a name may have on servers, whose indexes take no longer ones."""
 
+MAX_LONG: Final = 2**30
+"""Bytes that a long text may have on DB2, which must be told."""
+
 # Texts as their UTF-8 bytes: ordered by code points, and NUL is a letter like others.
 NAME: Final = (
-    sa.Text().with_variant(sa.LargeBinary(), "postgresql").with_variant(mysql.VARBINARY(MAX_NAME), "mysql", "mariadb")
+    sa.Text()
+    .with_variant(sa.LargeBinary(), "postgresql")
+    .with_variant(mysql.VARBINARY(MAX_NAME), "mysql", "mariadb")
+    .with_variant(sa.VARBINARY(MAX_NAME), DB2)
 )
-LONG: Final = sa.Text().with_variant(sa.LargeBinary(), "postgresql").with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
-NUMBER: Final = sa.BigInteger().with_variant(sa.Integer(), "postgresql", "mysql", "mariadb")
+LONG: Final = (
+    sa.Text()
+    .with_variant(sa.LargeBinary(), "postgresql")
+    .with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
+    .with_variant(sa.BLOB(MAX_LONG), DB2)
+)
+NUMBER: Final = sa.BigInteger().with_variant(sa.Integer(), "postgresql", "mysql", "mariadb", DB2)
 """A number that 31 bits hold: SQLite's integers are as long as need be."""
-TIE: Final = sa.LargeBinary().with_variant(mysql.VARBINARY(16), "mysql", "mariadb")
-FIELDS: Final = sa.LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
+TIE: Final = sa.LargeBinary().with_variant(mysql.VARBINARY(16), "mysql", "mariadb").with_variant(sa.VARBINARY(16), DB2)
+FIELDS: Final = sa.LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb").with_variant(sa.BLOB(MAX_LONG), DB2)
 
 tables = sa.MetaData()
 

@@ -6,6 +6,7 @@ of it. On servers texts are kept as their UTF-8 bytes (no text type there takes 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from itertools import islice
@@ -15,6 +16,8 @@ import sqlalchemy as sa
 
 _SIZES: Final = (1, 8, 64, 512)
 """How many values a lookup asks for at once: few shapes, so that the database's own cache of statements knows them."""
+
+_IN_TEXT: Final = re.compile(r"__\[POSTCOMPILE_(\w+)\]")
 
 
 @cache
@@ -65,7 +68,9 @@ class Cursor:
 
     def another(self) -> Cursor:
         """A cursor on the same connection, in the same transaction."""
-        return Cursor(self.raw.connection.cursor(), self.dialect)
+        # Of psycopg's, in the binary format.
+        how = {"binary": True} if self.dialect == "postgresql" else {}
+        return Cursor(self.raw.connection.cursor(**how), self.dialect)
 
     @property
     def rowcount(self) -> int:
@@ -143,9 +148,10 @@ class Statement:
 class _Compiled:
     def __init__(self, statement: sa.ClauseElement, dialect_name: str) -> None:
         compiled = statement.compile(dialect=dialect(dialect_name))
-        self.sql = str(compiled)
-        # positiontup and params are what SQLAlchemy itself executes with.
-        self.names: tuple[str, ...] = tuple(compiled.positiontup or ())  # type: ignore[attr-defined]
+        # positiontup and params are what SQLAlchemy itself executes with. DB2 wants the number of a LIMIT, which is ours, in the text.
+        self.sql = _IN_TEXT.sub(lambda m: str(int(compiled.params[m[1]])), str(compiled))
+        in_text = set(_IN_TEXT.findall(str(compiled)))
+        self.names: tuple[str, ...] = tuple(n for n in compiled.positiontup or () if n not in in_text)  # type: ignore[attr-defined]
         self._given: Mapping[str, Any] = {k: v for k, v in compiled.params.items() if v is not None}
         selected = statement.selected_columns if isinstance(statement, sa.Select) else ()
         texts = tuple(i for i, c in enumerate(selected) if isinstance(c.type, sa.Text))
@@ -174,6 +180,11 @@ class Lookup:
             padded = [*some, *[some[-1]] * (size - len(some))]
             compiled = self._by_size[size].on(cursor.dialect)
             yield from cursor.execute(compiled.sql, padded, compiled.texts).fetchall()
+
+
+def padded(values: Sequence[int], size: int) -> list[int]:
+    """The values, the last one again and again until there are `size`."""
+    return [*values, *[values[-1]] * (size - len(values))]
 
 
 def chunks(values: Sequence[Any], size: int = _SIZES[-1]) -> Iterator[Sequence[Any]]:

@@ -15,6 +15,7 @@ _HINTS: Final = {
     "postgresql": "postgresql://user:${env:DB_PASSWORD}@host/database",
     "mysql": "mysql://user:${env:DB_PASSWORD}@host/database",
     "mariadb": "mariadb://user:${env:DB_PASSWORD}@host/database",
+    "db2": "db2://user:${env:DB_PASSWORD}@host:50000/database",
 }
 OPTIONS: Final = {
     "sqlite": ("synchronous",),
@@ -24,6 +25,8 @@ OPTIONS: Final = {
         "krbsrvname", "target_session_attrs", "load_balance_hosts", "host", "port", "options", "passfile", "service",
     ),
     "mysql": ("ssl_ca", "ssl_cert", "ssl_key", "ssl_verify_cert", "ssl_verify_identity", "unix_socket"),
+    # As ibm_db_sa has them.
+    "db2": ("Security", "SSLServerCertificate", "SSLClientKeystoredb", "SSLClientKeystash", "CurrentSchema"),
 }  # fmt: skip
 SYNCHRONOUS: Final = ("normal", "full", "off")
 
@@ -36,17 +39,21 @@ def backend_of(url: str) -> Backend:
         from sinks.sql.sqlite import SQLite
 
         return SQLite(parsed)
-    extra = "postgresql" if name == "postgresql" else "mysql"
+    extra = name if name in {"postgresql", "db2"} else "mysql"
     try:
         if name == "postgresql":
             from sinks.sql.postgresql import PostgreSQL
 
             return PostgreSQL(parsed)
+        if name == "db2":
+            from sinks.sql.db2 import DB2
+
+            return DB2(parsed)
         from sinks.sql.mysql import MySQL
 
         return MySQL(parsed)
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] in {"psycopg", "pymysql"}:
+        if (error.name or "").partition(".")[0] in {"psycopg", "pymysql", "ibm_db", "ibm_db_dbi", "ibm_db_sa"}:
             raise MissingExtra(f"store {name!r}", extra) from error
         raise
 
@@ -64,6 +71,8 @@ def checked(url: str) -> URL:
     if not parsed.database or parsed.database == ":memory:":
         what = "a file" if name == "sqlite" else "a database"
         problems.append(Problem(f"the store needs {what}", hint=_HINTS[name]))
+    if name == "db2" and not (parsed.host and parsed.username and parsed.password):
+        problems.append(Problem("the store's URL names no host, user or password", hint=_HINTS[name]))
     known = OPTIONS["mysql" if name == "mariadb" else name]
     for option, value in parsed.query.items():
         if option not in known:

@@ -33,16 +33,17 @@ def _place(_run_folder):
 
 
 @contextmanager
-def _small_steps(records):
+def _small_steps(records, *, pauses=False):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(expire, "_LEAST_PAUSE", 0.0)
-        patch.setattr(expire, "_PAUSE", 0.0)
+        if not pauses:
+            patch.setattr(expire, "_LEAST_PAUSE", 0.0)
+            patch.setattr(expire, "_PAUSE", 0.0)
         patch.setattr(
             expire,
             "_step_end",
             Statement(
                 sa.select(*expire._key)
-                .where(sa.tuple_(*expire._key) >= expire._begin, record.c.span <= sa.bindparam("last"))
+                .where(expire._from_begin, record.c.span <= sa.bindparam("last"))
                 .order_by(*expire._key)
                 .limit(1)
                 .offset(records)
