@@ -10,6 +10,7 @@ import contextlib
 import io
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -73,10 +74,12 @@ class Tables:
     def make(self, lifetimes: Lifetimes, plan: Plan, buckets: int) -> None:
         """Make the tables that are not there."""
         there = set(self._link.call(lambda c: c.getTableNames()))
-        for name, families in wanted(lifetimes, plan).items():
-            full = self._link.table(name)
-            if full not in there:
-                self._make(full, families, _splits(name, buckets))
+        missing = [(n, families) for n, families in wanted(lifetimes, plan).items() if self._link.table(n) not in there]
+        # HBase takes its time for each, most of it waiting.
+        with ThreadPoolExecutor(len(TABLES)) as pool:
+            made = [pool.submit(self.create, n, f, buckets) for n, f in missing]
+        for one in made:
+            one.result()
         deadline = time.monotonic() + _ADMIN_PATIENCE
         for name in TABLES:
             full = self._link.table(name)
@@ -146,12 +149,15 @@ class Tables:
                 return False
             raise
 
-    def _make(self, full: bytes, families: Mapping[bytes, int], splits: list[bytes]) -> None:
+    def create(self, name: bytes, families: Mapping[bytes, int], buckets: int) -> None:
+        """Make a table, unless another process is quicker."""
+        full, splits = self._link.table(name), _splits(name, buckets)
         if self._admin is not None:
             described = _thrift2.TTableDescriptor(
                 tableName=_table_name(full), columns=[_described(f, s) for f, s in families.items()]
             )
-            with self._second(exists="TableExists") as client:
+            # What takes longer than the servers' own time-outs goes on in the master: `make` waits for it.
+            with self._second("TableExists", "CallTimeout") as client:
                 client.createTable(described, splits)
             return
         columns = [
@@ -168,13 +174,12 @@ class Tables:
         try:
             self._link.call(lambda c: c.createTable(full, columns))
         except Unavailable as error:
-            # Another process was quicker.
             if "exists" not in str(error).lower():
                 raise
 
     @contextlib.contextmanager
-    def _second(self, exists: str = "\n") -> Iterator[Any]:
-        """A client of the Thrift 2 server. `exists`: an error that says that it has been done."""
+    def _second(self, *fine: str) -> Iterator[Any]:
+        """A client of the Thrift 2 server. `fine`: words of errors that say that it has been done, or is being done."""
         assert self._admin is not None
         host, port = self._admin.host, self._admin.port
         transport = _Buffered(_Socket(host=host, port=port, socket_timeout=round(_ADMIN_PATIENCE * 1000)))
@@ -182,8 +187,11 @@ class Tables:
             transport.open()
             yield TClient(_thrift2.THBaseService, _Binary(transport, decode_response=False))
         except _thrift2.TIOError as error:
-            text = str(error.message).splitlines()[0][:300]
-            if exists not in text:
+            message = error.message
+            text = (message.decode(errors="replace") if isinstance(message, bytes) else str(message)).strip()
+            # The cause stands behind the attempts.
+            text = " ".join(text.split())[:300]
+            if not any(word in text for word in fine):
                 raise Unavailable(f"HBase: {text}") from error
         except (TException, OSError, EOFError) as error:
             raise Unavailable(f"HBase's Thrift 2 server at {host}:{port}: {error}") from error

@@ -10,7 +10,8 @@ from nephoscope import identity, natural
 from nephoscope.batch import batch_of, compact
 from nephoscope.natural import Kind
 from nephoscope.sample import Sample
-from tests.sinks.strategies import START, derived_id, samples
+from tests.sinks.made import START
+from tests.sinks.strategies import derived_id, samples
 
 
 def sample(origin="", **rest):

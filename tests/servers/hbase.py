@@ -56,6 +56,13 @@ _SITE = {
     "hbase.client.pause": "50",
     "zookeeper.recovery.retry": "1",
 }
+_PATIENT = {
+    "hbase.client.retries.number": "15",
+    "hbase.client.operation.timeout": "120000",
+    "hbase.client.meta.operation.timeout": "120000",
+    "hbase.client.scanner.timeout.period": "60000",
+    "hbase.rpc.timeout": "60000",
+}
 _LOGGING = """\
 log4j.rootLogger=WARN,out
 log4j.appender.out=org.apache.log4j.ConsoleAppender
@@ -65,9 +72,16 @@ log4j.appender.out.layout.ConversionPattern=%d %p %c: %m%n
 
 
 class HBase:
-    """HBase, its Thrift server at `address` and the Thrift 2 server at `admin`; each can be killed and started again on its data."""
+    """HBase, its Thrift server at `address` and the Thrift 2 server at `admin`; each can be killed and started again on its data.
 
-    def __init__(self, folder: Path, facts: dict[str, Any] | None = None) -> None:
+    `heap`: of the first, with Java's own choice of collector and compiler and HBase's own time-outs instead of the tests' short ones.
+    `with_admin` False: without a Thrift 2 server.
+    """
+
+    def __init__(
+        self, folder: Path, facts: dict[str, Any] | None = None, *, heap: str | None = None, with_admin: bool = True
+    ) -> None:
+        self._with_admin = with_admin
         self.folder = folder
         self.facts = facts or {"port": free_port(), "admin": free_port(), "zookeeper": free_port()}
         self.port: int = self.facts["port"]
@@ -77,6 +91,7 @@ class HBase:
             conf.mkdir(parents=True)
             site = {
                 **_SITE,
+                **({} if heap is None else _PATIENT),
                 "hbase.rootdir": f"file://{folder}/data",
                 "hbase.tmp.dir": f"{folder}/tmp",
                 "hbase.zookeeper.property.clientPort": str(self.facts["zookeeper"]),
@@ -86,7 +101,8 @@ class HBase:
             (conf / "hbase-site.xml").write_text(_xml(site))
             (conf / "log4j.properties").write_text(_LOGGING)
         address = ("-b", "127.0.0.1", "-p")
-        self.master = self._server("master", "384m", "org.apache.hadoop.hbase.master.HMaster", "start")
+        self._flags = JAVA_FLAGS if heap is None else ()
+        self.master = self._server("master", heap or "384m", "org.apache.hadoop.hbase.master.HMaster", "start")
         self.thrift = self._server(
             "thrift",
             "256m",
@@ -109,13 +125,13 @@ class HBase:
     def _server(self, name: str, heap: str, *main: str) -> Server:
         conf, lib = self.folder / "conf", jars("hbase-2.6.1", *_JARS)
         opened = [f"--add-opens={package}=ALL-UNNAMED" for package in _OPENED]
-        flags = [*JAVA_FLAGS, *opened, f"-Dlog4j.configuration=file:{conf}/log4j.properties", f"-Xmx{heap}"]
+        flags = [*self._flags, *opened, f"-Dlog4j.configuration=file:{conf}/log4j.properties", f"-Xmx{heap}"]
         (self.folder / name).mkdir(exist_ok=True)
         return Server(self.folder / name, [java(), *flags, *main], {"CLASSPATH": f"{conf}:{lib}/*"})
 
     def start(self) -> None:
         """Start it all, until it answers."""
-        for server in (self.master, self.thrift, self.thrift2):
+        for server in (self.master, self.thrift, *([self.thrift2] if self._with_admin else [])):
             server.start(_at_once)
         self.wait()
 
@@ -125,16 +141,18 @@ class HBase:
         self.wait()
 
     def wait(self, patience: float = 120.0) -> None:
-        """Until the table of tables is served, and both Thrift servers are there; they wait for the master by themselves."""
+        """Until a table can be made and that of tables is served, and the Thrift servers are there; they wait for the master by themselves."""
         deadline = time.monotonic() + patience
         while True:
             try:
                 with closing(happybase.Connection("127.0.0.1", self.port, timeout=10_000)) as connection:
-                    connection.tables()
+                    # A master that has not come so far answers to less than this.
+                    connection.create_table(f"probe{time.time_ns()}", {"f": {}})
                     for _ in connection.table("hbase:meta").scan(limit=1):
                         break
-                with socket.create_connection(("127.0.0.1", self.facts["admin"])):
-                    return
+                if self._with_admin:
+                    socket.create_connection(("127.0.0.1", self.facts["admin"])).close()
+                return
             except (OSError, EOFError, TException, HBaseError) as error:
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"HBase is not there ({error}):\n{self.master.tail()}") from error
@@ -158,9 +176,9 @@ def _xml(properties: dict[str, str]) -> str:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[HBase]:
+def running(folder: Path, *, heap: str | None = None, with_admin: bool = True) -> Iterator[HBase]:
     """An HBase of one's own, to be killed."""
-    hbase = HBase(folder)
+    hbase = HBase(folder, heap=heap, with_admin=with_admin)
     try:
         hbase.start()
         yield hbase

@@ -69,6 +69,17 @@ class MariaDB:
 
 
 @contextmanager
+def running(folder: Path) -> Iterator[MariaDB]:
+    """A server of one's own, to be killed."""
+    server = MariaDB(folder)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+@contextmanager
 def for_all(base: Path) -> Iterator[str]:
     """The URL of the server that a test run shares."""
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import psycopg
 import pytest
 
@@ -68,7 +69,7 @@ def own_folder(name: str) -> Path:
 class PostgreSQL:
     """A server, which can be killed and started again on its data."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, settings: str = "") -> None:
         self.port = free_port()
         self.folder = own_folder("postgresql")
         data = self.folder / "data"
@@ -90,7 +91,7 @@ class PostgreSQL:
         done = subprocess.run(command, cwd="/", check=False, capture_output=True, text=True)
         if done.returncode:
             pytest.fail(f"initdb failed:\n{done.stdout}{done.stderr}")
-        (data / "postgresql.conf").write_text(_SETTINGS + f"port = {self.port}\n")
+        (data / "postgresql.conf").write_text(_SETTINGS + f"port = {self.port}\n{settings}")
         self._pid_file = data / "postmaster.pid"
         self._server = Server(folder, [*as_user(), program("postgres"), "-D", str(data)])
 
@@ -110,16 +111,20 @@ class PostgreSQL:
         return self._server.disown()
 
     def kill(self) -> None:
-        """SIGKILL: its children notice and end."""
+        """SIGKILL: its children notice and end. Until they have, the next one finds the shared memory in use."""
+        children: list[psutil.Process] = []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            children = psutil.Process(self._server.pid).children()
         self._server.kill()
+        psutil.wait_procs(children, timeout=60)
         # What it leaves is what a crash leaves; only its number must not keep the next one from starting.
         self._pid_file.unlink(missing_ok=True)
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[PostgreSQL]:
-    """A server of one's own, to be killed."""
-    server = PostgreSQL(folder)
+def running(folder: Path, settings: str = "") -> Iterator[PostgreSQL]:
+    """A server of one's own, to be killed. `settings`: lines of its postgresql.conf, which take the place of the tests' own."""
+    server = PostgreSQL(folder, settings)
     server.start()
     try:
         yield server

@@ -17,10 +17,21 @@ def kind(request):
 
 
 @pytest.fixture(scope="session")
-def empty_store(kind, run_folder):
+def empty_store(kind, run_folder, request):
     """A context manager that gives the URL of an empty store."""
+    if kind.name == "hbase":
+        request.getfixturevalue("hbase")
     with kind.place(run_folder) as empty:
         yield empty
+
+
+@pytest.fixture(scope="session")
+def hbase(run_folder):
+    """The addresses of Thrift and Thrift 2 of an HBase. It takes long to start: once a run, whoever asks for it first."""
+    from tests.servers.hbase import for_all
+
+    with for_all(run_folder) as addresses:
+        yield addresses
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from nephoscope.filters import And, Compare, Not, Or
 from nephoscope.sample import Sample
 from nephoscope.store import StatisticsQuery
 from nephoscope.times import NEVER, SECOND
+from tests.sinks.made import START
 
 EXAMPLES = settings(
     max_examples=40,
@@ -50,7 +51,6 @@ def holds_for(*strategies):
     return decorate
 
 
-START = 1_577_880_000 * SECOND
 RESOURCES = ("r1", "R1", "r\x00'; --", "\u202ertl", 'q"$.%_')
 METADATA = (
     "{}",

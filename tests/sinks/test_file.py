@@ -14,8 +14,8 @@ from nephoscope.store import Positioned
 from sinks.console import ConsolePublisher
 from sinks.file import FilePublisher
 from sinks.test import MemoryPublisher, published
+from tests.sinks.made import polled, rows
 from tests.sinks.strategies import EXAMPLES, samples
-from tests.sinks.test_store_write import polled, rows
 
 
 def lines(path):

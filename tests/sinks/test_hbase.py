@@ -1,7 +1,10 @@
 """What is HBase's own: column families that delete, servers that are killed, connections that time out, packs."""
 
 import os
+import random
+import threading
 import time
+from contextlib import ExitStack, closing
 
 import happybase
 import numpy as np
@@ -12,20 +15,19 @@ from hypothesis import strategies as st
 from nephoscope.errors import ConfigError, StoreError, Unavailable
 from nephoscope.filters import And, Compare
 from nephoscope.lifetimes import LifetimeClass, Lifetimes
-from nephoscope.store import StatisticsQuery
+from nephoscope.store import ListQuery, StatisticsQuery
 from nephoscope.times import NEVER, SECOND, now
 from sinks.hbase import HBaseStore, layout, pack
 from sinks.hbase.link import Link
-from tests.servers.hbase import for_all
-from tests.sinks.test_store_write import by_id, polled, rows
+from tests.servers.hbase import running
+from tests.sinks.made import by_id, polled, rows, samples
 
 START = 1_577_880_000
 
 
-@pytest.fixture(scope="module")
-def servers(run_folder):
-    with for_all(run_folder) as addresses:
-        yield addresses
+@pytest.fixture
+def servers(hbase):
+    return hbase
 
 
 @pytest.fixture
@@ -205,6 +207,60 @@ def test_a_claimed_id_whose_sample_is_missing_is_put_in_its_place(url, monkeypat
 
 
 # -- faults
+
+
+@pytest.mark.slow
+def test_a_region_server_that_is_gone_for_20_seconds_and_a_killed_thrift_server_lose_nothing_and_double_nothing(
+    tmp_path,
+):
+    """Kill -9 while two write the same, in other orders: the region server (with its master) first, then what the writers are connected to."""
+    with running(tmp_path, with_admin=False) as hbase, ExitStack() as stack:
+        url = f"hbase://{hbase.address}/faults?buckets=2"
+        stores = [stack.enter_context(closing(HBaseStore(url))) for _ in range(2)]
+        everything = samples()
+        progress = [0, 0]
+        refused = [0, 0]
+
+        def write(which):
+            some = list(everything)
+            random.Random(which).shuffle(some)
+            for begin in range(0, len(some), 20):
+                while True:
+                    try:
+                        stores[which].write(rows(*some[begin : begin + 20]))
+                        break
+                    except Unavailable:
+                        refused[which] += 1
+                        time.sleep(0.1)
+                progress[which] = begin + 20
+
+        def until_written(least):
+            until(lambda: min(progress) >= least or not all(w.is_alive() for w in writers), 300.0)
+
+        writers = [threading.Thread(target=write, args=(n,), daemon=True) for n in range(2)]
+        for writer in writers:
+            writer.start()
+        until_written(100)
+        hbase.master.kill()
+        time.sleep(20)
+        before = list(progress)
+        hbase.start_again(hbase.master)
+        until_written(300)
+        hbase.thrift.kill()
+        time.sleep(1)
+        hbase.start_again(hbase.thrift)
+        for writer in writers:
+            writer.join(timeout=300)
+
+        assert progress == [len(everything)] * 2
+        assert max(before) < len(everything)
+        assert all(refused)
+        assert by_id(stores[0].each_sample()) == by_id(everything)
+        assert stores[1].write(rows(*everything)).stored == 0
+        assert {r.resource_id for r in stores[0].resources(ListQuery(limit=None)).resources} == {
+            s.resource_id for s in everything
+        }
+        assert stores[0].check() == []
 
 
 @pytest.mark.parametrize(

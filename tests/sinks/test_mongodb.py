@@ -16,9 +16,7 @@ from nephoscope.store import ListQuery, Written
 from nephoscope.times import SECOND, now
 from sinks.mongodb import MongoStore, layout
 from tests.servers.mongodb import direct, for_all, running
-from tests.sinks.strategies import START
-from tests.sinks.test_store_processes import samples
-from tests.sinks.test_store_write import by_id, polled, rows
+from tests.sinks.made import START, by_id, polled, rows, samples
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -135,8 +133,8 @@ def test_a_killed_server_loses_nothing_that_was_written_and_doubles_nothing(tmp_
         import sys
         from nephoscope.errors import Unavailable
         from sinks.mongodb import MongoStore
-        from tests.sinks.test_store_processes import samples
-        from tests.sinks.test_store_write import rows
+        from tests.sinks.made import samples
+        from tests.sinks.made import rows
         import random, time
 
         chance, store, everything = random.Random(int(sys.argv[2])), None, samples()

@@ -1,9 +1,7 @@
-"""What is PostgreSQL's own: a server that is killed, days that are dropped, and what check says."""
+"""What is PostgreSQL's own: days that are dropped, and what check says."""
 
-import random
-import threading
-import time
-from contextlib import ExitStack, closing
+import uuid
+from contextlib import closing
 
 import psycopg
 import pytest
@@ -12,11 +10,8 @@ from nephoscope.errors import StoreError, Unavailable
 from nephoscope.lifetimes import Lifetimes
 from nephoscope.times import SECOND
 from sinks.sql import SQLStore
-from tests.servers.postgresql import running
+from tests.sinks.made import START, polled, rows
 from tests.sinks.stores import KINDS
-from tests.sinks.strategies import START
-from tests.sinks.test_store_processes import samples
-from tests.sinks.test_store_write import by_id, polled, rows
 
 DAY = 86_400
 
@@ -31,47 +26,6 @@ def empty_store(kind, run_folder):
     # One of this module: that of the suite is kept for the kinds that it goes through.
     with kind.place(run_folder) as empty:
         yield empty
-
-
-def patiently(work, deadline=60.0):
-    """As the flow does: again while the store is away."""
-    end = time.monotonic() + deadline
-    while True:
-        try:
-            return work()
-        except Unavailable:
-            assert time.monotonic() < end
-            time.sleep(0.1)
-
-
-def test_a_server_that_is_killed_while_two_write_loses_nothing_and_doubles_nothing(tmp_path):
-    with running(tmp_path) as server, ExitStack() as stack:
-        everything = samples()
-        stores = [stack.enter_context(closing(SQLStore(server.url()))) for _ in range(2)]
-        progress = [0, 0]
-
-        def write(which):
-            some = list(everything)
-            random.Random(which).shuffle(some)
-            for begin in range(0, len(some), 20):
-                patiently(lambda b=begin: stores[which].write(rows(*some[b : b + 20])))
-                progress[which] = begin
-
-        writers = [threading.Thread(target=write, args=(n,)) for n in range(2)]
-        for writer in writers:
-            writer.start()
-        for least in (100, 300):
-            while min(progress) < least and all(w.is_alive() for w in writers):
-                time.sleep(0.01)
-            server.kill()
-            server.start()
-        for writer in writers:
-            writer.join()
-
-        assert by_id(patiently(lambda: list(stores[0].each_sample()))) == by_id(everything)
-        assert stores[0].write(rows(*everything)).stored == 0
-        for store in stores:
-            store.close()
 
 
 def test_whole_days_are_dropped_and_the_rest_is_deleted(store, store_url):
@@ -102,3 +56,28 @@ def test_check_says_what_is_missing_and_no_secret(store, store_url, monkeypatch)
     with pytest.raises((StoreError, Unavailable)) as refused:
         SQLStore(store_url.replace("pass", "wrong-word"))
     assert "wrong-word" not in str(refused.value)
+
+
+def test_check_says_which_index_is_missing_and_what_the_user_may_not_do(store, store_url):
+    role = f"reader_{uuid.uuid4().hex[:8]}"
+    with psycopg.connect(store_url, autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret'")
+        connection.execute(f"GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO {role}")
+        connection.execute(f"GRANT USAGE ON SCHEMA public TO {role}")
+        connection.execute("DROP INDEX ix_state_project")
+        try:
+            assert [p.message for p in store.check()] == ["ix_state_project is missing"]
+            connection.execute("CREATE INDEX ix_state_project ON state (project)")
+            url = f"postgresql://{role}:secret@{store_url.partition('@')[2]}"
+            with closing(SQLStore(url)) as poor:
+                found = {p.message for p in poor.check()}
+        finally:
+            connection.execute(f"DROP OWNED BY {role}")
+            connection.execute(f"DROP ROLE {role}")
+
+    assert found >= {
+        "no privilege DELETE on table record",
+        "another user owns table record",
+        "no privilege CREATE on the schema",
+    }
+    assert not any("INSERT" in message for message in found)

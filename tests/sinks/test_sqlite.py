@@ -11,12 +11,12 @@ from nephoscope.filters import Compare
 from nephoscope.store import ListQuery, SampleQuery
 from nephoscope.times import SECOND
 from sinks.sql import SQLStore
+from tests.sinks.made import START, by_id, polled, rows
 from tests.sinks.oracle import Oracle
 from tests.sinks.stores import KINDS
-from tests.sinks.strategies import START, holds_for, written
+from tests.sinks.strategies import holds_for, written
 from tests.sinks.test_store_events import made
 from tests.sinks.test_store_expire import older
-from tests.sinks.test_store_write import by_id, polled, rows
 
 
 def run(store, statement):

@@ -12,9 +12,9 @@ from nephoscope.filters import EVERYTHING
 from nephoscope.lifetimes import LifetimeClass, Lifetimes
 from nephoscope.store import ListQuery
 from nephoscope.times import SECOND, now
+from tests.sinks.made import START, by_id, polled, rows
 from tests.sinks.oracle import Oracle
-from tests.sinks.strategies import START, TIMES, holds_for, written
-from tests.sinks.test_store_write import by_id, polled, rows
+from tests.sinks.strategies import TIMES, holds_for, written
 
 
 def older(store, before, progress=None):
@@ -132,8 +132,9 @@ def test_a_second_time_does_nothing(store):
     assert older(store, START - 10**9).samples == 0
 
 
+@pytest.mark.usefixtures("small_steps")
 def test_progress_is_told_after_each_step(store):
-    store.write(rows(*(polled(resource=f"r{n}", at=n % 3000) for n in range(9000))))
+    store.write(rows(*(polled(resource=f"r{n}", at=100 * (n % 30)) for n in range(90))))
     told = []
 
     older(store, START + 2000 * SECOND, told.append)
@@ -141,7 +142,7 @@ def test_progress_is_told_after_each_step(store):
     assert len(told) > 3
     assert [t.samples for t in told] == sorted(t.samples for t in told)
     assert [t.share for t in told] == sorted(t.share for t in told)
-    assert told[-1].samples == 6000
+    assert told[-1].samples == 60
     assert told[-1].share == 1.0
 
 
@@ -181,21 +182,21 @@ def test_another_writer_forgets_the_numbers_that_were_removed(store, make_store)
     assert next(s for s in store.each_sample() if s.resource_id == "r1") == again
 
 
-def test_writers_get_their_turn(store, make_store):
-    """While a long expiry runs, a write waits for a step, not for the whole."""
-    for t in range(0, 6000, 60):
-        store.write(rows(*(polled(resource=f"r{n}", at=t) for n in range(600))))
+def test_writers_get_their_turn(kind, store, make_store):
+    """While an expiry of many steps runs, a write waits for a step or two, not for the whole."""
+    for t in range(0, 3000, 60):
+        store.write(rows(*(polled(resource=f"r{n}", at=t) for n in range(60))))
     other = make_store()
-    thread = threading.Thread(target=lambda: older(other, START + 6000 * SECOND))
-    thread.start()
-    writes = 0
-    longest = 0.0
-    while thread.is_alive():
+    thread = threading.Thread(target=lambda: older(other, START + 3000 * SECOND))
+    with kind.small_steps(20, pauses=True):
         begin = time.monotonic()
-        store.write(rows(polled(at=7000 + writes)))
-        longest = max(longest, time.monotonic() - begin)
-        writes += 1
-    thread.join()
+        thread.start()
+        took = []
+        while thread.is_alive():
+            since = time.monotonic()
+            store.write(rows(polled(at=4000 + len(took))))
+            took.append(time.monotonic() - since)
+        thread.join()
 
-    assert writes > 20
-    assert longest < 2.0
+    assert len(took) > 10
+    assert max(took) < (time.monotonic() - begin) / 2

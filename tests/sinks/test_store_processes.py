@@ -14,7 +14,7 @@ import pytest
 from nephoscope.errors import Unavailable
 from nephoscope.lifetimes import Lifetimes
 from nephoscope.store import ListQuery
-from tests.sinks.test_store_write import by_id, polled, rows
+from tests.sinks.made import by_id, polled, rows, samples
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -22,8 +22,7 @@ WRITER = """
 import random, sys
 from nephoscope.store import Written
 from nephoscope import registry
-from tests.sinks.test_store_write import polled, rows
-from tests.sinks.test_store_processes import samples
+from tests.sinks.made import rows, samples
 
 store = registry.load_for(registry.STORE, sys.argv[1])(sys.argv[1])
 chance = random.Random(int(sys.argv[2]))
@@ -35,23 +34,6 @@ for _ in range(int(sys.argv[3])):
         written = store.write(rows(*some[begin : begin + 100]))
         print(written.stored, flush=True)
 """
-
-
-def samples():
-    """Records of several meters, shared resources, pushed ones among them."""
-    return [
-        polled(
-            f"m{meter}",
-            f"r{resource}",
-            at,
-            volume=float(at + meter),
-            metadata=f'{{"v":{at // 300}}}',
-            **({"id": bytes([meter, resource, at % 251, at // 251]) * 4} if meter == 3 else {}),
-        )
-        for resource in range(12)
-        for at in range(0, 900, 60)
-        for meter in range(4)
-    ]
 
 
 def start(url, seed, rounds):

@@ -10,9 +10,9 @@ from nephoscope.errors import StoreError
 from nephoscope.filters import And, Compare, Not, Or
 from nephoscope.store import CAPABILITIES, ListQuery, SampleQuery, StatisticsQuery
 from nephoscope.times import SECOND
+from tests.sinks.made import START, by_id, polled, rows
 from tests.sinks.oracle import Oracle
-from tests.sinks.strategies import ORDERS, START, STATISTICS, filters, holds_for, written
-from tests.sinks.test_store_write import by_id, polled, rows
+from tests.sinks.strategies import ORDERS, STATISTICS, filters, holds_for, written
 
 
 def both(store, writes):

@@ -6,34 +6,14 @@ from contextlib import suppress
 import pytest
 from hypothesis import strategies as st
 
-from nephoscope import identity
-from nephoscope.batch import batch_of
 from nephoscope.errors import StoreError
 from nephoscope.filters import Compare
-from nephoscope.sample import Sample, metadata_text
+from nephoscope.sample import metadata_text
 from nephoscope.store import ListQuery, SampleQuery, Written
-from nephoscope.times import NEVER, SECOND
+from nephoscope.times import NEVER
+from tests.sinks.made import START, by_id, polled, rows
 from tests.sinks.oracle import Oracle
-from tests.sinks.strategies import START, holds_for, written
-
-
-def polled(name="cpu", resource="r1", at=0, **rest):
-    timestamp = START + at * SECOND
-    values = {
-        "type": "gauge",
-        "unit": "",
-        "volume": 1.0,
-        "id": identity.polled_id("openstack", name, resource, timestamp),
-    }
-    return Sample(name=name, resource_id=resource, timestamp=timestamp, **(values | rest))
-
-
-def rows(*samples):
-    return batch_of(list(samples)).rows
-
-
-def by_id(samples):
-    return sorted(samples, key=lambda s: s.id)
+from tests.sinks.strategies import holds_for, written
 
 
 @holds_for(written())

@@ -22,8 +22,8 @@ class Kind:
     """Given a folder that all workers of the run share, starts the server; then each call gives the URL of an empty store for a while."""
     examples: int
     """How many examples of a property it can bear in a second or three."""
-    small_steps: Callable[[int], AbstractContextManager[None]] = lambda _: nullcontext()
-    """Lets it expire so many records a step, without pauses."""
+    small_steps: Callable[..., AbstractContextManager[None]] = lambda _, *, pauses=False: nullcontext()
+    """Lets it expire so many records a step, without pauses unless they are wanted."""
     marks: tuple[str, ...] = ()
     """Markers of its tests."""
 

@@ -55,10 +55,11 @@ def _emptied(database):
 
 
 @contextmanager
-def _small_steps(documents):
+def _small_steps(documents, *, pauses=False):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(expire, "_LEAST_PAUSE", 0.0)
-        patch.setattr(expire, "_PAUSE", 0.0)
+        if not pauses:
+            patch.setattr(expire, "_LEAST_PAUSE", 0.0)
+            patch.setattr(expire, "_PAUSE", 0.0)
         patch.setattr(expire, "DOCUMENTS_A_STEP", documents)
         yield
 
