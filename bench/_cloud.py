@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from nephoscope import identity
 from nephoscope.batch import SCHEMA, Batch, Header, batch_of, encode
+from nephoscope.partition import partition as partition_of
 from nephoscope.sample import Sample, metadata_text
 from nephoscope.topics import Message
 
@@ -33,7 +34,18 @@ METERS = (
 
 def instances(partition: int, count: int, meters: tuple[tuple[str, str, str, str], ...] = METERS) -> pa.RecordBatch:
     """One period of `count` instances, in the stable order in which an agent sends them."""
-    samples = []
+    return batch_of(list(_samples(partition, count, meters))).rows
+
+
+def by_partition(count: int, partitions: int) -> list[pa.RecordBatch]:
+    """One period of `count` instances, a batch a partition of the log: an instance's three resources go where their own hashes send them."""
+    parts: list[list[Sample]] = [[] for _ in range(partitions)]
+    for sample in _samples(0, count, METERS):
+        parts[partition_of(sample.resource_id, partitions)].append(sample)
+    return [batch_of(part).rows for part in parts]
+
+
+def _samples(partition: int, count: int, meters: tuple[tuple[str, str, str, str], ...]) -> Iterator[Sample]:
     for number in range(count):
         uuid = f"{partition:08x}-5e4a-4000-8000-{number:012x}"
         about = {
@@ -50,22 +62,19 @@ def instances(partition: int, count: int, meters: tuple[tuple[str, str, str, str
             "OS-EXT-AZ:availability_zone": "nova",
         }
         for suffix, name, kind, unit in meters:
-            samples.append(
-                Sample(
-                    name=name,
-                    type=kind,
-                    unit=unit,
-                    volume=0.0,
-                    resource_id=uuid + suffix,
-                    timestamp=START,
-                    user_id=f"user-{number % 40:032x}",
-                    project_id=f"project-{number % 20:032x}",
-                    metadata=metadata_text(about | {"device": suffix}),
-                    measured_at=START,
-                    id=b"\0" * 16,
-                )
+            yield Sample(
+                name=name,
+                type=kind,
+                unit=unit,
+                volume=0.0,
+                resource_id=uuid + suffix,
+                timestamp=START,
+                user_id=f"user-{number % 40:032x}",
+                project_id=f"project-{number % 20:032x}",
+                metadata=metadata_text(about | {"device": suffix}),
+                measured_at=START,
+                id=b"\0" * 16,
             )
-    return batch_of(samples).rows
 
 
 class Periods:

@@ -2,8 +2,8 @@
 
 ``python -m bench stores [--store NAME]… [--case CASE]… [--quick]``
 
-100,480 series (10k instances of three resources and ten meters, bench/_cloud.py) in 64 partitions, a batch a partition and period of a
-minute. Cases, each once a store:
+100,480 series (10k instances of three resources and ten meters, bench/_cloud.py) in the 64 partitions that the resources' hashes give, a batch a
+partition and period of a minute. Cases, each once a store:
 
 ingest                samples/s, against the plain way's
 bytes-per-sample      what the store takes on disk once all is loaded, indexes and resources included, against the plain way's
@@ -28,17 +28,17 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
-from bench._cloud import START, Periods, instances
+from bench._cloud import START, Periods, by_partition, instances
 from bench._stores import Bench
 from nephoscope.filters import And, Compare
 from nephoscope.store import StatisticsQuery, Store
 
-STORES: Final = {"mongodb": "bench._store_mongodb", "sqlite": "bench._store_sqlite"}
+STORES: Final = {name: f"bench._store_{name}" for name in ("hbase", "mongodb", "postgresql", "sqlite")}
 """Where each store's Bench is: a class `BENCH` of that module."""
 CASES: Final = ("ingest", "bytes-per-sample", "statistics", "expire-while-writing")
 PARTITIONS: Final = 64
-INSTANCES: Final = 157
-"""Instances of ten meters in a partition: 100,480 series."""
+INSTANCES: Final = 10_048
+"""Of ten meters each: 100,480 series."""
 PLAIN_PERIODS: Final = 3
 WARM_PERIODS: Final = 1
 """Not in the rates: what is new to a store is new once."""
@@ -85,7 +85,7 @@ class _Run:
     def __init__(self, name: str, bench: Bench, *, quick: bool) -> None:
         self._name, self._bench = name, bench
         self._less = 10 if quick else 1
-        self._cloud = Periods([instances(p, INSTANCES) for p in range(PARTITIONS)])
+        self._cloud = Periods(by_partition(INSTANCES, PARTITIONS))
         self._period = 0
         self._plain_samples = 0
 
