@@ -24,6 +24,7 @@ from nephoscope.dead_letters import DeadLetter
 from nephoscope.errors import NephoscopeError, StoreError, Unavailable
 from nephoscope.event import Event
 from nephoscope.health import Health
+from nephoscope.lifetimes import Lifetimes
 from nephoscope.metrics import Counts
 from nephoscope.pipeline import STORE
 from nephoscope.store import EventPublisher, Refused, Store
@@ -95,6 +96,7 @@ class EventOutlets:
         stop: ends all waiting.
         health: is told what is away.
         secret: for publishers that sign.
+        lifetimes: for publishers that are stores.
 
     """
 
@@ -105,7 +107,9 @@ class EventOutlets:
         stop: threading.Event,
         health: Health | None,
         secret: str,
+        lifetimes: Lifetimes | None = None,
     ) -> None:
+        self._lifetimes = lifetimes
         self._opened, self._bury, self._stop, self._health, self._secret = opened, bury, stop, health, secret
         self._ear = _Ear(health)
         self.counts = self._ear.counts
@@ -193,7 +197,7 @@ class EventOutlets:
         return _ForQueue(self._opened_publisher(url))
 
     def _opened_publisher(self, url: str) -> EventPublisher:
-        publisher: Any = publishers.open_publisher(url, self._secret)
+        publisher: Any = publishers.open_publisher(url, self._secret, self._lifetimes)
         return publisher  # type: ignore[no-any-return]  # what the pipeline's check has seen to
 
     def _write(self, events: list[Event]) -> None:

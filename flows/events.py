@@ -26,6 +26,7 @@ from nephoscope.errors import BatchError, ConfigError, NephoscopeError, StoreErr
 from nephoscope.event import Event, check_event
 from nephoscope.event_messages import decode_events
 from nephoscope.health import Health
+from nephoscope.lifetimes import Lifetimes
 from nephoscope.metrics import Counts
 from nephoscope.pipeline import STORE
 from nephoscope.pipeline.events import EventPipeline, Routes, load_event_pipeline
@@ -72,6 +73,7 @@ class EventFlow:
         stop: ends it.
         health: is told what is away.
         secret: for publishers that sign.
+        lifetimes: for publishers that are stores.
 
     """
 
@@ -84,13 +86,14 @@ class EventFlow:
         stop: threading.Event,
         health: Health | None = None,
         secret: str = "",
+        lifetimes: Lifetimes | None = None,
     ) -> None:
         self._log = log
         self._routes = routes
         self._place = place
         self._stop = stop
         self._counts = Counts("events")
-        self._outlets = EventOutlets(opened, self._bury, stop, health, secret)
+        self._outlets = EventOutlets(opened, self._bury, stop, health, secret, lifetimes)
         # Where each publisher with a queue begins; all others where `_ours` says.
         self._theirs: dict[str, Place] = {}
         self._ours: Place = {}
@@ -258,7 +261,8 @@ def _hold_and_run(
         pause = 0.2
         while not stop.is_set():
             try:
-                EventFlow(log, opened, routes, settings.state_dir / "events.json", stop, health, secret).run()
+                place, lifetimes = settings.state_dir / "events.json", settings.database.lifetimes
+                EventFlow(log, opened, routes, place, stop, health, secret, lifetimes).run()
             except ConfigError:
                 raise
             except Unavailable as error:

@@ -28,7 +28,7 @@ from nephoscope.health import Health
 from nephoscope.metrics import Counts
 from nephoscope.pipeline import STORE, resolve_publisher, scheme_of
 from nephoscope.settings import Settings
-from nephoscope.store import Publisher, Refused, Store
+from nephoscope.store import Publisher, Refused, Store, refusals
 from nephoscope.topics import SAMPLES, Log
 
 _log = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ class Outlets:
         return self._policies[url]
 
     def _open(self, url: str) -> Publisher:
-        return publishers.open_publisher(url, self._secret)
+        return publishers.open_publisher(url, self._secret, self._lifetimes)
 
     def _queue(self, url: str, tickets: list[Ticket]) -> None:
         if url in self._queues:
@@ -209,28 +209,9 @@ class Outlets:
     def _write(self, batches: Sequence[pa.RecordBatch]) -> None:
         if self._store is None:
             self._store = registry.load_for(registry.STORE, self._source)(self._source, self._lifetimes)
-        try:
-            self._store.write(batches)
-        except Unavailable:
-            raise
-        except StoreError as error:
-            self._bisect(batches, error)
-
-    def _bisect(self, batches: Iterable[pa.RecordBatch], error: StoreError) -> None:
-        """What a store refuses for good is found by halves and put into the dead letters; the rest is written."""
-        assert self._store is not None
-        for batch in batches:
-            try:
-                self._store.write([batch])
-            except Unavailable:
-                raise
-            except StoreError as refused:
-                if batch.num_rows > 1:
-                    half = batch.num_rows // 2
-                    self._bisect([batch.slice(0, half), batch.slice(half)], refused)
-                    continue
-                self._counts.dropped(1, "store_refused", "")
-                self.bury([refused_letter(batch, refused)])
+        refused = refusals(self._store, batches)
+        self._counts.dropped(len(refused), "store_refused", "")
+        self.bury([refused_letter(row, error) for row, error in refused])
 
     def _persist(self, work: Callable[[], Any], part: str, kind: str = "") -> Any:
         return persist(work, part, self._stop, self._monitor, kind)

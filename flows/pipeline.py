@@ -141,16 +141,15 @@ def try_out(settings: Settings) -> Plan:
     for url in sorted({u for sink in plan.sinks for u in sink.publishers}):
         if resolve_publisher(url) != STORE and not publishers.is_positioned(url):
             with suppress(Unavailable):
-                publishers.open_publisher(url, settings.telemetry_secret.get_secret_value()).close()
+                secret = settings.telemetry_secret.get_secret_value()
+                publishers.open_publisher(url, secret, settings.database.lifetimes).close()
     return plan
 
 
 def plan_of(settings: Settings) -> Plan:
     """The plan of the pipeline that the settings name. ConfigError with every problem."""
     polling = load_polling(settings.polling_cfg_file) if settings.polling_cfg_file else None
-    pipeline = load_pipeline(
-        settings.pipeline_file(), publisher_schemes=registry.names(registry.PUBLISHER), polling=polling
-    )
+    pipeline = load_pipeline(settings.pipeline_file(), publisher_schemes=publishers.schemes(), polling=polling)
     return compile_plan(pipeline, options_of(settings))
 
 

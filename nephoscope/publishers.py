@@ -25,7 +25,9 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from nephoscope import registry
 from nephoscope.errors import ConfigError, MissingExtra, Problem, nearest
+from nephoscope.lifetimes import Lifetimes
 from nephoscope.store import Positioned, Publisher
+from nephoscope.store_publisher import StorePublisher, names_store
 
 WAIT, QUEUE, DROP = "wait", "queue", "drop"
 POLICIES: Final = (WAIT, QUEUE, DROP)
@@ -199,7 +201,7 @@ def referenced(value: str) -> str:
 
 def delivery_of(url: str) -> tuple[str, Delivery]:
     """(the URL without the options of DELIVERY, what they say). ConfigError where they are wrong or the publisher is not known."""
-    kind = _class_of(url)
+    kind = class_of(url)
     if _positioned(kind):
         return url, Delivery(WAIT)
     before, mark, query = url.partition("?")
@@ -217,7 +219,7 @@ def check(url: str, *, events: bool = False) -> list[Problem]:
     events: it stands in an event pipeline.
     """
     try:
-        kind = _class_of(url)
+        kind = class_of(url)
         plain, _ = delivery_of(url)
         name = "check_events" if events and hasattr(kind, "check_events") else "check"
         if hasattr(kind, name):
@@ -229,10 +231,20 @@ def check(url: str, *, events: bool = False) -> list[Problem]:
     return []
 
 
-def open_publisher(url: str, telemetry_secret: str = "") -> Publisher:
-    """The publisher of a URL, its options of DELIVERY left out. Raises ConfigError, MissingExtra, Unavailable."""
-    kind = _class_of(url)
+def schemes() -> set[str]:
+    """The schemes of publishers that a pipeline may name: a store is one, too."""
+    return {*registry.names(registry.PUBLISHER), *registry.names(registry.STORE)}
+
+
+def open_publisher(url: str, telemetry_secret: str = "", lifetimes: Lifetimes | None = None) -> Publisher:
+    """The publisher of a URL, its options of DELIVERY left out. `lifetimes`: what a store is to take up.
+
+    Raises ConfigError, MissingExtra, Unavailable; StoreError for a store that is something else's.
+    """
+    kind = class_of(url)
     plain, _ = delivery_of(url)
+    if kind is StorePublisher:
+        return StorePublisher(plain, lifetimes)
     more = (telemetry_secret,) if getattr(kind, "secrets", False) else ()
     made: Publisher = kind(plain if "://" in plain else f"{plain}://", *more)
     return made
@@ -248,12 +260,12 @@ def event_schemes() -> list[str]:
             takes = True
         if takes:
             found.append(scheme)
-    return found
+    return [*found, *registry.names(registry.STORE)]
 
 
 def is_positioned(url: str) -> bool:
     """Whether a publisher keeps its place in the flow's snapshot (nephoscope.store.Positioned)."""
-    return _positioned(_class_of(url))
+    return _positioned(class_of(url))
 
 
 def label_of(url: str) -> str:
@@ -272,5 +284,9 @@ def _positioned(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, Positioned)
 
 
-def _class_of(url: str) -> Any:
+def class_of(url: str) -> Any:
+    """What opens a publisher of this URL. Raises ConfigError for an unknown one, MissingExtra where its client is not installed."""
+    if names_store(url):
+        registry.load_for(registry.STORE, url)
+        return StorePublisher
     return registry.load(registry.PUBLISHER, url.partition(":")[0].lower())

@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
 
 import pyarrow as pa
 
-from nephoscope.errors import Problem, StoreError, nearest
+from nephoscope.errors import Problem, StoreError, Unavailable, nearest
 from nephoscope.event import Event, EventPage, EventQuery, Trait, TraitDescription
 from nephoscope.filters import EVERYTHING, METADATA, Filter, field_named
 from nephoscope.lifetimes import Lifetimes
@@ -431,6 +431,24 @@ def batches(rows: Rows) -> list[pa.RecordBatch]:
     """The batches that have rows, as a list."""
     some = [rows] if isinstance(rows, pa.RecordBatch) else list(rows)
     return [r for r in some if r.num_rows]
+
+
+def refusals(store: Store, rows: Rows) -> list[tuple[pa.RecordBatch, StoreError]]:
+    """Write the rows, and find by halves what the store refuses for good: (a batch of one row, why) each. Raises Unavailable."""
+    some = batches(rows)
+    try:
+        store.write(some)
+    except Unavailable:
+        raise
+    except StoreError as error:
+        if len(some) > 1:
+            return [one for batch in some for one in refusals(store, batch)]
+        (batch,) = some
+        if batch.num_rows == 1:
+            return [(batch, error)]
+        half = batch.num_rows // 2
+        return refusals(store, batch.slice(0, half)) + refusals(store, batch.slice(half))
+    return []
 
 
 def check_limit(limit: int | None) -> None:

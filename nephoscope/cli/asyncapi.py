@@ -8,12 +8,11 @@ from typing import Annotated
 
 import typer
 
-from nephoscope import registry
 from nephoscope.cli.options import Config, Json, Set, settings_of
 from nephoscope.cli.parts import known_schemes, load_polling_and_pipeline
 from nephoscope.pipeline import STORE, Pipeline, load_pipeline, resolve_publisher
 from nephoscope.pipeline.events import EventPipeline
-from nephoscope.publishers import Channel, delivery_of
+from nephoscope.publishers import Channel, class_of, delivery_of
 
 
 def register(app: typer.Typer) -> None:
@@ -65,7 +64,7 @@ def channels_of(pipeline: Pipeline | EventPipeline, which: str = "channel") -> l
     for sink in pipeline.sinks:
         for url in sink.publishers:
             scheme = resolve_publisher(url)
-            kind = None if scheme == STORE else registry.load(registry.PUBLISHER, scheme)
+            kind = None if scheme == STORE else class_of(url)
             channel = getattr(kind, which, None)
             if channel is not None:
                 found.append((sink.name, channel(delivery_of(url)[0])))

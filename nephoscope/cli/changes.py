@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from nephoscope import registry
+from nephoscope.cli.parts import known_schemes
 from nephoscope.cli.reload import copy_of
 from nephoscope.errors import NephoscopeError, Problem
 from nephoscope.pipeline import Pipeline, Sink, load_pipeline
@@ -23,7 +23,7 @@ def changes(settings: Settings, pipeline: Pipeline) -> Iterator[Problem]:
     if not path.is_file():
         return
     try:
-        running = load_pipeline(path, publisher_schemes=registry.names(registry.PUBLISHER))
+        running = load_pipeline(path, publisher_schemes=known_schemes())
     except NephoscopeError:
         return  # It was right once: with what was installed then.
     before, after = ({sink.name: sink for sink in p.sinks} for p in (running, pipeline))

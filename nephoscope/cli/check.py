@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Collection, Iterable
+from contextlib import closing
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from nephoscope import documents, registry
+from nephoscope import documents, publishers
 from nephoscope.cli.changes import changes
 from nephoscope.cli.options import Config, Json, Set, settings_of
 from nephoscope.cli.output import complain
@@ -23,6 +24,7 @@ from nephoscope.matching import MeterFilter
 from nephoscope.pipeline import STORE, Pipeline, Polling, cross_check, load_pipeline, load_polling, resolve_publisher
 from nephoscope.redaction import redacted
 from nephoscope.settings import Settings, load_settings, setting_names
+from nephoscope.store_publisher import StorePublisher, names_store
 
 if TYPE_CHECKING:
     from sources.pollster import Pollster
@@ -87,7 +89,7 @@ def check(
     _topology(findings, pipelines, pollings, settings)
     _running(findings, pipelines, settings or _settings_for(files or [], config, overrides))
     if settings is not None:
-        _environment(findings, pollings, settings)
+        _environment(findings, pipelines, pollings, settings)
     _report(findings, as_json=json)
     if findings.problems:
         raise typer.Exit(EX_CONFIG)
@@ -247,21 +249,26 @@ def _not_installed(pipeline: Pipeline) -> Iterable[Problem]:
     """Publishers whose client is not installed here, so that nothing of their URL could be checked."""
     for sink in pipeline.sinks:
         for url in sink.publishers:
-            scheme = resolve_publisher(url)
-            if scheme == STORE:
+            if resolve_publisher(url) == STORE:
                 continue
             try:
-                registry.load(registry.PUBLISHER, scheme)
+                publishers.class_of(url)
             except MissingExtra as error:
                 yield Problem(f"it loads, but cannot run here: {error}", pipeline.file, sink.line, f"sinks.{sink.name}")
 
 
-def _environment(findings: Findings, pollings: Iterable[Polling], settings: Settings) -> None:
+def _environment(
+    findings: Findings, pipelines: Iterable[Pipeline], pollings: Iterable[Polling], settings: Settings
+) -> None:
     stage = "environment"
     if _collect(findings, stage, lambda: _writable(settings.state_dir)):
         _collect(findings, stage, lambda: _log_opens(settings))
         wrong = _collect(findings, stage, lambda: _store_problems(settings))
         findings.problems += [(stage, p) for p in wrong or ()]
+    for url in sorted({u for pipeline in pipelines for sink in pipeline.sinks for u in sink.publishers}):
+        if names_store(url):
+            wrong = _collect(findings, stage, partial(_problems_of, url))
+            findings.problems += [(stage, p) for p in wrong or ()]
     if settings.coordination.backend_url.get_secret_value():
         for polling in pollings:
             _note(findings, stage, _collect(findings, stage, partial(_fits_there, settings, polling)))
@@ -304,6 +311,11 @@ def _log_opens(settings: Settings) -> None:
 def _store_problems(settings: Settings) -> list[Problem]:
     with open_store(settings) as store:
         return store.check()
+
+
+def _problems_of(url: str) -> list[Problem]:
+    with closing(StorePublisher(publishers.delivery_of(url)[0])) as store:
+        return store.problems()
 
 
 def _unknown_meters(polling: Polling, known: Collection[str]) -> Iterable[Problem]:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import cast
 
-from nephoscope import registry
+from nephoscope import publishers, registry
 from nephoscope.errors import ConfigError, Problem, TopicError
 from nephoscope.lifetimes import Lifetimes
 from nephoscope.pipeline import Pipeline, Polling, load_pipeline, load_polling, polling_of
@@ -25,7 +25,7 @@ def prepare_state(settings: Settings) -> None:
 
 def known_schemes() -> set[str]:
     """The schemes of publishers that a pipeline may name."""
-    return set(registry.names(registry.PUBLISHER))
+    return publishers.schemes()
 
 
 @contextmanager
@@ -64,9 +64,7 @@ def load_polling_and_pipeline(settings: Settings, namespaces: Collection[str] = 
         except ConfigError as error:
             problems += error.problems
     try:
-        pipeline = load_pipeline(
-            settings.pipeline_file(), publisher_schemes=registry.names(registry.PUBLISHER), polling=polling
-        )
+        pipeline = load_pipeline(settings.pipeline_file(), publisher_schemes=known_schemes(), polling=polling)
     except ConfigError as error:
         raise ConfigError([*problems, *error.problems]) from None
     if problems:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from nephoscope import matching, publishers, registry
+from nephoscope import matching, publishers
 from nephoscope.documents import Checker, Node, join
 from nephoscope.errors import nearest
 from nephoscope.pipeline.model import (
@@ -189,7 +189,7 @@ class Loader:
             self.check.wrong(f"there is no publisher {scheme!r}", line, path, _GONE[scheme])
         elif scheme not in self.schemes:
             self.check.wrong(f"there is no publisher {scheme!r}", line, path, nearest(scheme, self.schemes))
-        elif scheme != STORE and scheme in registry.names(registry.PUBLISHER):
+        elif scheme in publishers.schemes():
             for problem in publishers.check(url):
                 self.check.wrong(problem.message, line, path, problem.hint)
 
