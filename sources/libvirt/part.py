@@ -105,6 +105,7 @@ class _Poll:
         self._deadline = time.monotonic() + 2 * patience
         self._pending: list[str] | None = None
         self._again = 0
+        self._listed = False  # The call that is made has told its domains: what hangs then is one of them.
         self.domains: dict[str, Domain] = {}
         self.incomplete: dict[str, Told | None] = {}
 
@@ -119,7 +120,7 @@ class _Poll:
             except MissingExtra as error:
                 raise PermanentError(str(error)) from None
             except Hung as error:
-                if self._pending and size == 1:
+                if self._pending and size == 1 and self._listed:
                     self.incomplete[self._pending.pop(0)] = None
                 if time.monotonic() >= self._deadline:
                     # What libvirt said before says more than that the last try came too late.
@@ -141,12 +142,14 @@ class _Poll:
 
     def _call(self, size: int, patience: float) -> Iterator[tuple[str, Told]]:
         only = self._ask.only if self._pending is None else self._pending
+        self._listed = False
         for answer in self._pool.ask(Ask(self._ask.part, only, self._groups, size), patience, self._deadline):
             if isinstance(answer, Found):
                 for gone in set(self._pending or ()).difference(d.uuid for d in answer.domains):
                     self.incomplete.pop(gone, None)
                 self.domains |= {d.uuid: d for d in answer.domains}
                 self._pending = [d.uuid for d in answer.domains]
+                self._listed = True
             elif isinstance(answer, Stats) and self._pending is not None:
                 del self._pending[:size]
                 moment = (answer.began + answer.ended) // 2  # The nearest to when it was read.

@@ -93,8 +93,8 @@ class Pool:
     def ask(self, ask: Ask, patience: float, deadline: float) -> Iterator[Answer]:
         """What a worker answers, as it comes.
 
-        Each answer may take `patience` seconds, a process's start not counted, and nothing longer than until `deadline` (monotonic). Raises Hung, LibvirtError,
-        PermanentError; MissingExtra where there is no client.
+        Each answer may take `patience` seconds, a process's start not counted, and nothing longer than until `deadline`
+        (monotonic). Raises Hung, LibvirtError, PermanentError; MissingExtra where there is no client.
         """
         if not self._free.acquire(timeout=max(0.0, deadline - time.monotonic())):
             raise Hung(f"{self.uri}: all {self._size} connections wait for answers")
@@ -146,7 +146,7 @@ class Pool:
     def _give_back(self, worker: _Worker, *, healthy: bool) -> None:
         with self._lock:
             self._busy.discard(worker)
-            keep = healthy and not self._closed
+            keep = healthy and not self._closed and len(self._idle) < self._size
             if keep:
                 self._idle.append(worker)
         if not keep:

@@ -40,9 +40,9 @@ for module in {" ".join(Path(m).name for m in _MODULES)}; do insmod /modules/$mo
 ip link set lo up; ip addr add {ADDRESS}/24 dev eth0; ip link set eth0 up
 ping -q {HOST} >/dev/null 2>&1 &
 grep -q work /proc/cmdline && (
-    while :; do timeout 1 sh -c 'while :; do :; done'; sleep 0.8; done &
-    while :; do dd if=/dev/vda of=/dev/null bs=256k count=4 skip=1 iflag=direct; sleep 0.3; done &
-    while :; do dd if=/dev/zero of=/dev/vda bs=256k count=2 seek=8 oflag=direct; sleep 0.3; done &
+    while :; do timeout 2 sh -c 'while :; do :; done'; sleep 0.5; done &
+    while :; do dd if=/dev/vda of=/dev/null bs=256k count=4 skip=1 iflag=direct; sleep 0.5; done &
+    while :; do dd if=/dev/zero of=/dev/vda bs=256k count=2 seek=8 oflag=direct; sleep 0.5; done &
     while :; do ping -q -c 10 -i 0.1 -s 1200 {HOST}; sleep 0.1; done &
 ) >/dev/null 2>&1
 while :; do

@@ -14,8 +14,10 @@ from nephoscope.times import SECOND
 from nephoscope.topics import SAMPLES
 from nephoscope.topics.embedded import EmbeddedLog
 from sources.agent import Agent
+from sources.libvirt.messages import Ask
 from sources.libvirt.meters import BY_NAME
-from sources.libvirt.pool import LibvirtError
+from sources.libvirt.part import Parts
+from sources.libvirt.pool import LibvirtError, Pool
 from sources.libvirt.system import libvirt_system
 from tests.servers import libvirt as servers
 from tests.servers import linux_guest
@@ -212,6 +214,28 @@ def test_a_guest_that_hangs_is_named_and_comes_back(fleet, make):
     assert f"no answer from the QEMU of {hung} ({fleet.guests[hung]})" in wrong
     assert "disk.device.read.bytes" not in by_guest(fleet, readings)[hung]
     servers.wait_for("it comes back", lambda: "disk.device.read.bytes" in by_guest(fleet, poll(system)[0])[hung])
+
+
+def test_two_that_hang_in_one_call_cost_only_their_own(fleet):
+    hung = ["guest-0002", "guest-0004"]
+    pool = Pool(fleet.uri, 1)
+    found = []
+    for guest in hung:
+        fleet.signal(guest, servers.STOP)
+    try:
+        with pytest.raises(LibvirtError, match=r"no answer from the QEMU of guest-0002 \(.*\), guest-0004 \(.*\)$"):
+            found.extend(Parts(pool, "host", 6).poll(Ask(), ["cpu", "disk.device.read.bytes"]))
+    finally:
+        for guest in hung:
+            fleet.signal(guest, servers.CONTINUE)
+        pool.close()
+
+    told = by_guest(fleet, found)
+    running = {name for name in fleet.guests if name != f"guest-{OFF:04d}"}
+    assert {name for name in told if "cpu" in told[name]} >= running.difference(hung)
+    assert {name for name in told if "disk.device.read.bytes" in told[name]} == running.difference(hung)
+    # Nothing is told twice.
+    assert len(found) == len({(r.meter.name, r.resource_id) for r in found})
 
 
 def test_libvirtd_killed_in_the_middle_of_a_cycle_and_restarted(fleet, make):
