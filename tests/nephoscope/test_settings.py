@@ -216,3 +216,28 @@ def test_folders_of_definitions_start_where_their_file_is(tmp_path):
     assert [f.name for f in several.pollsters_definitions_dirs] == ["more", "pollsters.d"]
     (problem,) = problems_of(written(tmp_path, "pollsters_definitions_dirs: [nowhere]\n"))
     assert (problem.line, problem.message) == (1, f"there is no folder {tmp_path}/nowhere")
+
+
+def test_credentials_hold_references_and_are_shown_nowhere(tmp_path):
+    (tmp_path / "community").write_text("s3cret-1\n")
+    file = tmp_path / "own.yaml"
+    file.write_text(
+        "hardware:\n  credentials:\n    rack: {community: '${file:%s}'}\n    core: {user: u, password: '${env:AUTH}', auth_proto: sha}\n"
+        % (tmp_path / "community")
+    )
+    found = settings.load_settings(file, environment={"AUTH": "s3cret-2"})
+
+    assert found.hardware.credential("rack").community.get_secret_value() == "s3cret-1"
+    assert found.hardware.credential("core").password.get_secret_value() == "s3cret-2"
+    assert found.hardware.credential("") is None
+    assert "s3cret" not in repr(found)
+    as_text = {"NEPHOSCOPE_HARDWARE__CREDENTIALS": '{"default": {"community": "s3cret-3"}}'}
+    assert (
+        settings.load_settings(environment=as_text).hardware.credential("").community.get_secret_value() == "s3cret-3"
+    )
+    with pytest.raises(ConfigError) as caught:
+        settings.load_settings(
+            file, environment={"AUTH": "x"}, flags={"hardware.credentials": {"a": {"pasword": "s3cret-4"}}}
+        )
+    assert "hardware.credentials" in str(caught.value)
+    assert "s3cret" not in str(caught.value)
