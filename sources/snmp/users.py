@@ -142,7 +142,8 @@ class User:
         if not isinstance(indication, errind.RequestTimedOut):
             return ConnectionError(f"{place} cannot be asked: {indication}")
         if heard:
-            return ConnectionError(f"{place} answered {heard} times, but no SNMPv3 that could be read")
+            hint = " (the password for privacy may be wrong)" if self._address.access.priv_password else ""
+            return ConnectionError(f"{place} answered {heard} times, but no SNMPv3 that could be read{hint}")
         seconds = self._timeout * (self._retries + 1)
         return TimeoutError(
             f"{place}: no answer within {seconds:g} s (it is away, or the password for privacy is wrong)"
