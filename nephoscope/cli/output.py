@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -40,10 +40,13 @@ def spark(values: Sequence[float], width: int = 16) -> str:
     return "".join(_BARS[min(7, int((v - low) / (high - low) * 8))] for v in shown)
 
 
-def rows(columns: Sequence[str], lines: Iterable[Mapping[str, Any]], *, as_json: bool) -> int:
+def rows(
+    columns: Sequence[str], lines: Iterable[Mapping[str, Any]], *, as_json: bool, whole: Collection[str] = ()
+) -> int:
     """Print rows: JSON lines if asked, a table on a terminal, else a heading and lines separated by tabs.
 
-    Returns how many there were. Values are printed as they are; numbers by `number`.
+    Returns how many there were. Values are printed as they are; numbers by `number`. `whole`: columns that a narrow terminal does not cut short
+    as long as others can be.
     """
     count = 0
     if as_json:
@@ -54,6 +57,11 @@ def rows(columns: Sequence[str], lines: Iterable[Mapping[str, Any]], *, as_json:
         from rich.console import Console
         from rich.table import Table
 
+        console = Console(highlight=False, markup=False)
+        widths: dict[str, int] = {}
+        if whole:
+            lines = list(lines)
+            widths = _widths(columns, lines, whole, console.width)
         table = Table(box=None, header_style="bold", pad_edge=False)
         for column in columns:
             numeric = column in {"volume", "min", "max", "avg", "sum", "count", "partition", "samples", "size"}
@@ -64,11 +72,12 @@ def rows(columns: Sequence[str], lines: Iterable[Mapping[str, Any]], *, as_json:
                 no_wrap=True,
                 # What is typed into the next command is shown as a whole.
                 min_width={"letter": 9, "time": 19, "size": 7}.get(column),
+                width=widths.get(column),
             )
         for line in lines:
             table.add_row(*(_plain(line.get(c)) for c in columns))
             count += 1
-        Console(highlight=False, markup=False).print(table)
+        console.print(table)
     else:
         sys.stdout.write("\t".join(columns) + "\n")
         for line in lines:
@@ -76,6 +85,20 @@ def rows(columns: Sequence[str], lines: Iterable[Mapping[str, Any]], *, as_json:
             count += 1
     sys.stdout.flush()
     return count
+
+
+def _widths(
+    columns: Sequence[str], lines: Sequence[Mapping[str, Any]], whole: Collection[str], room: int
+) -> dict[str, int]:
+    """How wide each column is, so that all fit into the room: those that are to be whole first, the others from what is left."""
+    need = {c: max([len(c), *(len(_plain(line.get(c))) for line in lines)]) for c in columns}
+    out = {c: min(need[c], max(8, room // 3)) for c in columns if c in whole}
+    left = room - sum(out.values()) - 2 * (len(columns) - 1)
+    others = [c for c in columns if c not in out]
+    for i, column in enumerate(others):
+        out[column] = min(need[column], max(4, left // (len(others) - i)))
+        left -= out[column]
+    return out
 
 
 def _plain(value: Any) -> str:

@@ -74,7 +74,8 @@ def poll(
                 report(len(answers))
     if not answers:
         raise NephoscopeError(_nothing(chosen, resources or ()))
-    count = rows(_COLUMNS, _lines(answers), as_json=json) if any(a.readings for a in answers) else 0
+    whole = ("name", "volume", "unit")
+    count = rows(_COLUMNS, _lines(answers), as_json=json, whole=whole) if any(a.readings for a in answers) else 0
     failed = [a for a in answers if a.error]
     for answer in failed:
         complain(redacted(f"{answer.pollster} of {answer.resource}: {answer.error}"))

@@ -110,7 +110,7 @@ def _known(settings: Settings, query: list[str] | None, *, json: bool) -> None:
     if query:
         raise typer.BadParameter("--query asks the store; --known does not")
     found = known_meters(settings, load_polling_and_pipeline(settings)[0])
-    rows(KnownMeter._fields, (m._asdict() for m in found), as_json=json)
+    rows(KnownMeter._fields, (m._asdict() for m in found), as_json=json, whole=KnownMeter._fields[:3])
 
 
 def list_samples(

@@ -55,6 +55,19 @@ def test_a_table_fits_the_terminal(capsys, monkeypatch):
     assert all(len(line) <= 40 for line in capsys.readouterr().out.splitlines())
 
 
+def test_a_long_column_takes_nothing_from_those_that_are_to_be_whole(capsys, monkeypatch):
+    monkeypatch.setattr(output, "is_terminal", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    line = {"name": "volume.backup.size", "unit": "GB", "source": "polled", "what": "of a list " * 50}
+
+    output.rows(("name", "unit", "source", "what"), [line], as_json=False, whole=("name", "unit"))
+
+    heading, shown = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["name", "unit", "source", "what"]
+    assert shown.startswith("volume.backup.size  GB    polled  of a list of")
+    assert len(shown) <= 80
+
+
 def test_what_a_name_holds_cannot_steer_the_terminal(capsys):
     output.rows(("name",), [{"name": "\x1b[2Jgone"}], as_json=False)
 
