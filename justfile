@@ -51,7 +51,7 @@ soak *args: _dev _servers
 
 # polling real OpenStack services, on Debian 12 as root: Keystone, Glance, Neutron, Cinder, Swift, Octavia, Nova from its packages; under 10 minutes
 test-openstack *args: _dev _openstack
-    @exec env CI=true python -m pytest -n 0 tests/openstack/services.py "$@"
+    @exec env CI=true python -m pytest -n 0 --capture=sys tests/openstack/services.py "$@"
 
 # measure: flow, store, … ; one JSON line a case
 bench *args: _dev

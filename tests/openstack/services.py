@@ -197,7 +197,7 @@ def test_projects_are_those_that_the_client_lists(listed, make):
 
 def test_check_finds_everything_right_and_shows_no_secret(cloud, tmp_path):
     (tmp_path / "polling.yaml").write_text(
-        "sources:\n  - {name: all, interval: 300, meters: [image.size, 'volume*', port, 'network.services.*', 'storage.*', instance]}\n"
+        "sources:\n  - {name: all, interval: 300, meters: [image.size, 'volume*', port, 'network.services.*', 'storage.*']}\n"
     )
     auth = cloud.auth("telemetry", "service") | {"password": "${env:OS_SECRET}"}
     (tmp_path / "nephoscope.yaml").write_text(
