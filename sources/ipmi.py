@@ -62,7 +62,7 @@ _SENSORS: Final = (_TEMPERATURE, _FAN, _VOLTAGE, _WATTS, _AMPERES)
 METERS: Final = (*_SENSORS, _POWER, _INLET)
 
 _ELIST = re.compile(
-    r"^(?P<name>[^|]*?)\s*\|\s*(?P<number>[0-9A-Fa-f]+)h\s*\|[^|]*\|[^|]*\|\s*(?P<value>-?[\d.]+) (?P<unit>[^|]+?)\s*$"
+    r"^(?P<name>[^|]*?)\s*\|\s*(?P<number>[0-9A-Fa-f]+)h\s*\|[^|]*\|\s*(?P<entity>[^|]*?)\s*\|\s*(?P<value>-?\d+(?:\.\d+)?) (?P<unit>[^|]+?)\s*$"
 )
 _WATTS_LINE = re.compile(r"Instantaneous power reading:\s*(\d+) Watts")
 _INACTIVE = re.compile(r"Power reading state is:\s*deactivated", re.IGNORECASE)
@@ -284,7 +284,8 @@ def _program() -> str:
 
 
 def _sensors(text: str, host: str, meters: Collection[str]) -> Iterator[Reading]:
-    """The readings of `ipmitool sdr elist`: name | number | status | entity | reading."""
+    """The readings of `ipmitool sdr elist`: name | number | status | entity | reading. Of two that are called the same the second has its entity in its id."""
+    seen: set[str] = set()
     for line in text.splitlines():
         found = _ELIST.match(line)
         if found is None or found["unit"] not in _UNITS:
@@ -294,6 +295,9 @@ def _sensors(text: str, host: str, meters: Collection[str]) -> Iterator[Reading]
             continue
         ident = f"{found['name']} (0x{int(found['number'], 16):x})"
         resource = f"{host}-{ident.lower().replace(' ', '_')}"
+        if resource in seen:
+            resource += f"_{found['entity']}"
+        seen.add(resource)
         yield Reading(meter, converted(float(found["value"])), resource, {"node": host, "sensor": found["name"]})
 
 

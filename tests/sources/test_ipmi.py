@@ -153,6 +153,19 @@ def test_the_password_is_in_no_command_line_and_the_host_itself_needs_none(tmp_p
     assert second == "sdr elist full"
 
 
+def test_sensors_that_are_called_the_same_are_resources_of_their_own():
+    text = (
+        "Temp             | 01h | ok  |  3.1 | 48 degrees C\n"
+        "Temp             | 01h | ok  |  3.2 | 49.50 degrees C\n"
+        "Fan              | 0Ah | ok  | 29.1 | 35.28 percent\n"
+        "Status           | 02h | ok  |  3.1 | Presence detected\n"
+        "Vbat             | 03h | ns  |  7.1 | No Reading\n"
+        "a | b\n"
+    )
+    found = ipmi._sensors(text, "h", ALL)
+    assert [(r.resource_id, r.volume) for r in found] == [("h-temp_(0x1)", 48), ("h-temp_(0x1)_3.2", 49.5)]
+
+
 @pytest.mark.skipif(any(Path("/dev").glob("ipmi*")), reason="this host has a controller")
 def test_a_host_without_a_controller_says_so(make):
     with pytest.raises(ipmi.Refused, match=r"the BMC of .*Could not open device"):
