@@ -198,8 +198,14 @@ class Libvirt:
 
     def hurry(self, guest: str) -> None:
         """Have a guest's QEMU run before all else that the machine does: nothing else tells the guest that it did not run."""
-        for thread in Path(f"/proc/{self.pid_of(guest)}/task").iterdir():
-            os.sched_setscheduler(int(thread.name), os.SCHED_RR, os.sched_param(1))
+        process = Path(f"/proc/{self.pid_of(guest)}")
+        for thread in (process / "task").iterdir():
+            try:
+                os.sched_setscheduler(int(thread.name), os.SCHED_RR, os.sched_param(1))
+            except PermissionError:  # In a group of processes that has no real time.
+                os.setpriority(os.PRIO_PROCESS, int(thread.name), -20)
+        with contextlib.suppress(OSError):
+            (process / "autogroup").write_text("-20")
 
     def kill_daemon(self) -> None:
         """SIGKILL libvirtd, which stays away until `restore_daemon`. The guests run on."""
