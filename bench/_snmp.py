@@ -54,8 +54,13 @@ def cases(repeat: int) -> Iterator[dict[str, Any]]:
             host = f"127.2.0.{number + 1}"
             dead.append(f"snmp://{snmpd.COMMUNITY}@{host}:{stack.enter_context(snmpd.silent(host))}")
         _wait_for_cpu(good)
-        alone, _ = _poll(folder / "alone.db", good, [], repeat)
-        took, cpu = _poll(folder / "log.db", good, dead, repeat)
+        # Both take turns, so that what else the machine does meets both.
+        turns = 1 if repeat < 2 else 2
+        alone = took = cpu = float("inf")
+        for turn in range(turns):
+            alone = min(alone, _poll(folder / f"alone-{turn}.db", good, [], -(-repeat // turns))[0])
+            found = _poll(folder / f"log-{turn}.db", good, dead, -(-repeat // turns))
+            took, cpu = min(took, found[0]), min(cpu, found[1])
         yield _case("snmp-200", took, "s", PERIOD, PERIOD / took)
         yield _case("snmp-200-dead", took, "s", alone, alone / took)
         theirs = asyncio.run(_pysnmp(good[:20]))
