@@ -8,6 +8,7 @@ entity of one's own, is refused.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from types import GenericAlias
 from typing import Any, Final, TypedDict
 from xml.parsers import expat
 
@@ -23,7 +24,8 @@ MAX_CONTAINERS: Final = 1_000_000
 """Lists and objects, or elements, of a page: an empty one takes three bytes there, and sixty in memory."""
 _SMALL: Final = 8 << 20
 """Bytes of a page in which they are not counted."""
-Body = bytes | bytearray
+_members_of: Any = TypedDict
+"""To the type checker a TypedDict is written in the source; here its members come from definitions."""
 _decode = msgspec.json.Decoder().decode
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
@@ -44,15 +46,23 @@ class Pages:
     def __init__(self, request: Request, keys: Collection[str] | None) -> None:
         self._request = request
         self._entries: msgspec.json.Decoder[Any] | None = None
+        self._whole: msgspec.json.Decoder[Any] | None = None
+        self._link = "" if request.next_url is None else ".".join(request.next_url.keys[:1])
+        key, link = request.entries, request.next_url
         if (
-            keys is not None
-            and request.handlers[0] == "json"
-            and (request.entries is None or _is_name(request.entries))
+            keys is None
+            or request.handlers[0] != "json"
+            or not (key is None or _is_name(key))
+            or (link is not None and (not link.keys or link.keys[0].isdecimal()))
         ):
-            entry = TypedDict("entry", dict.fromkeys(keys, Any), total=False)  # type: ignore[misc]
-            self._entries = msgspec.json.Decoder(list[entry])
+            return
+        entries: Any = GenericAlias(list, _members_of("entry", dict.fromkeys(keys, Any), total=False))
+        self._entries = msgspec.json.Decoder(entries)
+        if key is not None and key.keys[0] != self._link:
+            members = {key.keys[0]: entries} | ({self._link: Any} if self._link else {})
+            self._whole = msgspec.json.Decoder(_members_of("answer", members, total=False))
 
-    def read(self, body: Body) -> tuple[list[Any], Any]:
+    def read(self, body: bytes) -> tuple[list[Any], Any]:
         """(the entries of a page, what the next page's URL is read from). Raises Unreadable."""
         if self._entries is not None and not _is_crowded(body):
             try:
@@ -64,20 +74,21 @@ class Pages:
         document = decode(body, self._request.handlers)
         return entries_of(document, self._request.entries), document
 
-    def _few(self, body: Body, entries: msgspec.json.Decoder[Any]) -> tuple[list[Any], Any] | None:
+    def _few(self, body: bytes, entries: msgspec.json.Decoder[Any]) -> tuple[list[Any], Any] | None:
         """The same of an answer that is a list of objects, or an object with one; None for any other."""
         if body[:1] == b"[":
             return entries.decode(body), []
         if body[:1] != b"{":
             return None
-        members = _members(body)
         key = self._request.entries
+        if self._whole is not None and key is not None:
+            found = self._whole.decode(body)
+            return (found[key.keys[0]], found) if key.keys[0] in found else None
+        members = _members(body)
         name = key.keys[0] if key else next((k for k, raw in members.items() if bytes(memoryview(raw)[:1]) == b"["), "")
         if name not in members:
             return None
-        link = self._request.next_url
-        wanted = () if link is None else link.keys[:1] or members
-        rest = {k: _decode(members[k]) for k in wanted if k in members}
+        rest = {self._link: _decode(members[self._link])} if self._link in members else {}
         return entries.decode(members[name]), rest
 
 
@@ -85,7 +96,7 @@ def _is_name(attribute: Attribute) -> bool:
     return attribute.plain and len(attribute.keys) == 1
 
 
-def decode(body: Body, handlers: Sequence[str]) -> Any:
+def decode(body: bytes, handlers: Sequence[str]) -> Any:
     """What a body holds, by the first handler that can read it. Raises Unreadable with the reason of each."""
     reasons = []
     for name in handlers:
@@ -127,11 +138,11 @@ def _first(document: Any) -> list[Any]:
     return [document] if document else []
 
 
-def _is_crowded(body: Body) -> bool:
+def _is_crowded(body: bytes) -> bool:
     return len(body) > _SMALL and body.count(b"[") + body.count(b"{") > MAX_CONTAINERS
 
 
-def _json(body: Body) -> Any:
+def _json(body: bytes) -> Any:
     if _is_crowded(body):
         raise Unreadable(f"it holds more than {MAX_CONTAINERS} lists and objects")
     try:
@@ -142,7 +153,7 @@ def _json(body: Body) -> Any:
         raise Unreadable(str(error)[:200]) from None
 
 
-def _plain_text(body: Body) -> Any:
+def _plain_text(body: bytes) -> Any:
     return [{"out": body.decode("utf-8", "replace")}]
 
 
@@ -186,7 +197,7 @@ def _refuse_type(*_: Any) -> None:
     raise Unreadable("it declares a document type")
 
 
-def _xml(body: Body) -> Any:
+def _xml(body: bytes) -> Any:
     elements = _Elements()
     parser = expat.ParserCreate()
     parser.buffer_text = True
@@ -204,4 +215,4 @@ def _xml(body: Body) -> Any:
     return elements.root
 
 
-HANDLERS: Final[dict[str, Callable[[Body], Any]]] = {"json": _json, "xml": _xml, "text": _plain_text}
+HANDLERS: Final[dict[str, Callable[[bytes], Any]]] = {"json": _json, "xml": _xml, "text": _plain_text}

@@ -148,7 +148,7 @@ def _is_of(base: str, url: str) -> bool:
     return ours.scheme == theirs.scheme and ports[0] == ports[1]
 
 
-def fetch(door: Door, url: str, headers: Mapping[str, str], deadline: Deadline, timeout: float) -> bytearray:
+def fetch(door: Door, url: str, headers: Mapping[str, str], deadline: Deadline, timeout: float) -> bytes:
     """The body of an answer, unpacked. Raises AskError; PermanentError where the credentials are wrong."""
     first = url
     for _ in range(MAX_REDIRECTS + 1):
@@ -172,11 +172,13 @@ def _check(reply: Reply, url: str) -> None:
         raise AskError(f"{shown(url)} answers in a coding that was not asked for")
 
 
-def _read(reply: Reply, url: str, deadline: Deadline) -> bytearray:
-    body = bytearray()
+def _read(reply: Reply, url: str, deadline: Deadline) -> bytes:
+    chunks = []
+    size = 0
     for chunk in reply.chunks:
-        body += chunk
-        if len(body) > MAX_BYTES:
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > MAX_BYTES:
             raise AskError(f"{shown(url)} answers with more than {MAX_BYTES >> 20} MiB")
         deadline.left(1)
-    return body
+    return b"".join(chunks)
