@@ -10,6 +10,7 @@ from nephoscope import identity, times
 from nephoscope.batch import Header, decode
 from nephoscope.errors import ConfigError, Unavailable
 from nephoscope.pipeline import Polling, PollingSource
+from nephoscope.settings import load_settings
 from nephoscope.times import SECOND
 from nephoscope.topics import DEAD_LETTERS, SAMPLES
 from nephoscope.topics.embedded import EmbeddedLog
@@ -443,8 +444,7 @@ def test_stopping_hands_on_what_was_read(make, log):
     assert len(progress.done) == 2
 
 
-def test_a_namespace_without_pollsters_is_refused_with_the_nearest(log, monkeypatch):
-    monkeypatch.setattr("nephoscope.registry.load_all", lambda group: {"vm": pollster(namespace="compute")})
-
+def test_a_namespace_without_pollsters_is_refused_with_the_nearest(log, tmp_path):
+    settings = load_settings(environment={}, flags={"state_dir": tmp_path})
     with pytest.raises(ConfigError, match="did you mean 'compute'"):
-        run_agent(log, polling(), None, namespaces=["computer"])
+        run_agent(log, polling(), settings, namespaces=["computer"])
