@@ -14,7 +14,7 @@ class Wanted(NamedTuple):
 
     queues: tuple[str, ...]
     exchanges: tuple[str, ...] = ()
-    prefetch: int = 1000
+    prefetch: int = 2000
     create_queues: bool = True
     queue_type: str = "classic"
     durable: bool = False
