@@ -240,14 +240,13 @@ class Libvirt:
 @contextmanager
 def running() -> Iterator[Libvirt]:
     """A libvirtd of one's own. Its folder's path is short, as paths of sockets must be."""
-    folder = Path(tempfile.mkdtemp(prefix="lv-", dir="/tmp"))
-    server = Libvirt(folder)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.close()
-        shutil.rmtree(folder, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="lv-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        server = Libvirt(Path(folder))
+        try:
+            server.start()
+            yield server
+        finally:
+            server.close()
 
 
 def wait_for(what: str, true: Any, timeout: float = 60.0) -> Any:
