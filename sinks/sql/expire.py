@@ -27,7 +27,7 @@ from sinks.sql.words import KeyOrder
 
 RECORDS_A_STEP: Final = 2000
 _ROWS_A_STEP: Final = 1000
-_PAUSE: Final = 3.0
+_PAUSE: Final = 5.0
 """How long the writers have the store to themselves after a step, in times of what the step took."""
 _LEAST_PAUSE: Final = 0.005
 _LAST_NUMBER: Final = 2**31 - 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -26,6 +27,8 @@ _FINAL: Final = {1264, 1406, 1366, 1153, 3988}
 """Errors that are the rows' own fault: out of range, too long, not to be kept, larger than max_allowed_packet."""
 _TRANSIENT: Final = {1213, 1205}
 _SPANS, _RESOURCES = 8, 64
+_OLDEST: Final = {"MariaDB": (10, 5), "MySQL": (8, 0)}
+"""They have recursive queries; older ones are out of their makers' care."""
 
 _there = Statement(
     sa.select(*KEY, record.c.state, record.c.form, record.c.fields).where(
@@ -42,6 +45,15 @@ _merged = Statement(
     .values(state=sa.bindparam("new_state"), form=sa.bindparam("new_form"), fields=sa.bindparam("new_fields"))
 )
 _guard = Statement(sa.select(schema.about.c.value).where(schema.about.c.key == "swept").with_for_update())
+
+
+def too_old(version: str) -> list[Problem]:
+    """What is wrong with a server that calls itself so: 8.0.36, 10.11.6-MariaDB-log."""
+    family = "MariaDB" if "mariadb" in version.lower() else "MySQL"
+    found = re.search(r"(\d+)\.(\d+)\.\d+(?!.*\d+\.\d+\.\d+-MariaDB)", version)
+    if found and (int(found[1]), int(found[2])) >= _OLDEST[family]:
+        return []
+    return [Problem(f"the server is {family} {version}", hint=f"{'.'.join(map(str, _OLDEST[family]))} or newer")]
 
 
 class MySQL(Server):
@@ -122,7 +134,7 @@ class MySQL(Server):
 
     def privileges(self, cursor: Cursor) -> list[Problem]:
         """See Backend: tried, since grants can be given in many ways."""
-        out = []
+        out = [*too_old(str(cursor.execute("SELECT VERSION()").fetchone()[0]))]
         for table in schema.tables.sorted_tables:
             for what, statement in (
                 (
