@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import psutil
 
 from bench._cloud import Periods, instances
@@ -49,6 +52,7 @@ def fill(log: Log, many: Iterator[Record]) -> None:
 _NOTING = '''
 """A publisher that encodes what it gets and throws it away; when, and how much, is noted in a file of its process's own."""
 
+import multiprocessing
 import os
 import time
 
@@ -181,6 +185,23 @@ class Flow:
             yield
         finally:
             self.send(signal.SIGCONT)
+
+
+def crowding() -> float:
+    """CPU-seconds of the same work beside itself over alone: 1 where there are two cores, more where they are threads of one, or others work."""
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as both:
+        list(both.map(_work, range(2)))
+        alone = min(both.submit(_work, 0).result() for _ in range(3))
+        return max(both.map(_work, range(2))) / alone
+
+
+def _work(_number: int) -> float:
+    began = time.process_time()
+    column, words = np.arange(1500.0), {str(i): i for i in range(2000)}
+    for _ in range(200_000):
+        column * 2
+        words.get("77")
+    return time.process_time() - began
 
 
 def percentile(values: Sequence[tuple[float, int]], share: float) -> float:
