@@ -8,6 +8,8 @@ Little endian: a head, then a column after the other::
     MEASURED  measured_at (i8)
     LATE      late (u1)
 
+PLANES: volumes and measured_at stand byte by byte, the first one of all values first. Packs without it are read, and not written any more.
+
 The roster says of each row whose sample it is, and what that said of its user, project and metadata.
 """
 
@@ -31,6 +33,7 @@ MEASURED: Final = 2
 LATE: Final = 4
 WHOLE: Final = 8
 MILLI: Final = 16
+PLANES: Final = 32
 
 HEAD: Final = struct.Struct("<B8s16sIq")
 
@@ -64,6 +67,7 @@ class Head:
 def pack(kind: bytes, roster: bytes, values: Values, *, tied: bool) -> bytes:
     """The cell of these rows. Without ids of their own, all are of one time."""
     flags, volumes = _volumes(values.volume)
+    flags |= PLANES
     base = int(values.time.min()) if tied else int(values.time[0])
     parts = [b"", volumes]
     if tied:
@@ -71,7 +75,7 @@ def pack(kind: bytes, roster: bytes, values: Values, *, tied: bool) -> bytes:
         parts[0] = (values.time - base).astype("<u4").tobytes() + values.ids.tobytes()
     if (values.measured != NEVER).any():
         flags |= MEASURED
-        parts.append(values.measured.astype("<i8").tobytes())
+        parts.append(_planes(values.measured.astype("<i8")))
     if values.late.any():
         flags |= LATE
         parts.append(values.late.astype("u1").tobytes())
@@ -100,12 +104,18 @@ def unpack(cells: Sequence[bytes], flags: int, count: int, at: I64 | None = None
         whole = table[name] if at is None else table[name][:, at]
         return whole.reshape(n, *whole.shape[2:])
 
+    def number(name: str, form: str) -> Any:
+        if not flags & PLANES:
+            return column(name)
+        whole = table[name] if at is None else table[name][:, :, at]
+        return np.ascontiguousarray(whole.transpose(0, 2, 1)).view(form).reshape(n)
+
     time = np.repeat(table["time"].astype(np.int64), count if at is None else len(at))
-    volume = column("volume").astype(np.float64)
+    volume = number("volume", _volume_form(flags)).astype(np.float64)
     return Values(
         time + column("times").astype(np.int64) if flags & TIED else time,
         volume / 1000.0 if flags & MILLI else volume,
-        column("measured").astype(np.int64) if flags & MEASURED else np.full(n, NEVER, np.int64),
+        number("measured", "<i8").astype(np.int64) if flags & MEASURED else np.full(n, NEVER, np.int64),
         column("late").astype(bool) if flags & LATE else np.zeros(n, bool),
         column("ids") if flags & TIED else np.zeros((0, 16), np.uint8),
     )
@@ -115,12 +125,15 @@ def _layout(flags: int, n: int) -> np.dtype[Any]:
     fields: list[Any] = [("flags", "u1"), ("kind", "V8"), ("roster", "V16"), ("count", "<u4"), ("time", "<i8")]
     if flags & TIED:
         fields += [("times", "<u4", (n,)), ("ids", "u1", (n, 16))]
-    fields.append(("volume", "<i4" if flags & (WHOLE | MILLI) else "<f8", (n,)))
-    if flags & MEASURED:
-        fields.append(("measured", "<i8", (n,)))
+    for name, form in (("volume", _volume_form(flags)), *([("measured", "<i8")] if flags & MEASURED else [])):
+        fields.append((name, "u1", (np.dtype(form).itemsize, n)) if flags & PLANES else (name, form, (n,)))
     if flags & LATE:
         fields.append(("late", "u1", (n,)))
     return np.dtype(fields)
+
+
+def _volume_form(flags: int) -> str:
+    return "<i4" if flags & (WHOLE | MILLI) else "<f8"
 
 
 def _volumes(volume: npt.NDArray[np.float64]) -> tuple[int, bytes]:
@@ -134,5 +147,10 @@ def _volumes(volume: npt.NDArray[np.float64]) -> tuple[int, bytes]:
         again = whole.astype(np.float64) / scale
         # Bits, not values: -0.0 is not 0.
         if (again.view(np.uint64) == volume.view(np.uint64)).all():
-            return flag, whole.tobytes()
-    return 0, volume.astype("<f8").tobytes()
+            return flag, _planes(whole)
+    return 0, _planes(volume.astype("<f8"))
+
+
+def _planes(values: npt.NDArray[Any]) -> bytes:
+    """The first byte of all values, then the second one …: neighbours are alike, which GZ makes something of."""
+    return np.ascontiguousarray(values.view(np.uint8).reshape(len(values), -1).T).tobytes()

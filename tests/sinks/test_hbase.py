@@ -151,6 +151,18 @@ def test_a_pack_gives_back_every_bit(some, tied):
     assert not tied or (got.ids == values.ids[-1]).all()
 
 
+def test_a_pack_from_before_planes_of_bytes_is_read():
+    volume, measured = np.array([1.5, -0.0, 2.0**60]), np.array([3, NEVER, 5])
+    flags = pack.MEASURED
+    cell = pack.HEAD.pack(flags, b"k" * 8, b"r" * 16, 3, 7) + volume.tobytes() + measured.tobytes()
+
+    got = pack.unpack([cell, cell], flags, 3, np.array([1, 2]))
+
+    assert got.volume.tobytes() == np.tile(volume[1:], 2).tobytes()
+    assert got.measured.tolist() == [NEVER, 5] * 2
+    assert got.time.tolist() == [7] * 4
+
+
 def test_a_cell_that_is_no_pack_is_an_error():
     cell = pack.pack(
         b"k" * 8, b"r" * 16, pack.Values(*map(np.array, ([1], [1.0], [NEVER], [False], [[0] * 16]))), tied=False
