@@ -14,7 +14,7 @@ sinks:
     transformers:
       - {name: rate_of_change, parameters: {target: {name: cpu_util, scale: "100 / (volume or 1)"}}}
       - {name: aggregator, parameters: {retention_time: 300}}
-    publishers: ["notifier://", "database://", "file:///tmp/out?x=1&y=\\"2\\""]
+    publishers: ["notifier://", "database://", "file:///tmp/\\"out\\"?max_bytes=1&backup_count=2"]
   - {name: kept, transformers: [], publishers: ["notifier://"]}
   - {name: unused, transformers: [], publishers: ["notifier://"]}
 """
@@ -43,7 +43,7 @@ def test_both_forms_show_the_same_flow(drawn):
         ("fast ", "0: rate_of_change"),
         ("0: rate_of_change", "1: aggregator"),
         ("1: aggregator", "the store"),
-        ("1: aggregator", "file:///tmp/out?x=1"),
+        ("1: aggregator", "file:///tmp/"),
         ("fast ", "as they come"),
         ("rest", "as they come"),
         ("as they come", "the store"),
