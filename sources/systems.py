@@ -48,10 +48,11 @@ class Systems:
             )
         return {n: p for n, p in self.pollsters.items() if not namespaces or p.namespace in namespaces}
 
-    def check(self, meters: Collection[str]) -> Iterator[Problem]:
-        """What keeps these meters from being polled here."""
+    def check(self, meters: Collection[str], namespaces: Collection[str] = ()) -> Iterator[Problem]:
+        """What keeps these meters from being polled here by the pollsters of some namespaces, or all."""
+        asked = self.of(namespaces)
         for system in self._systems:
-            wanted = {m.name for p in system.pollsters for m in p.meters}.intersection(meters)
+            wanted = {m.name for p in system.pollsters if p.name in asked for m in p.meters}.intersection(meters)
             if wanted:
                 yield from system.check(wanted)
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
-from nephoscope.cli.options import Config, Set, settings_of
+from nephoscope.cli.options import Config, Namespaces, Set, settings_of
 from nephoscope.cli.parts import load_polling_and_pipeline, open_log
 
 
@@ -18,12 +16,7 @@ def register(app: typer.Typer) -> None:
 def agent(
     config: Config = None,
     overrides: Set = None,
-    namespaces: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--namespace", "-n", help="Only pollsters of this namespace (compute, central, …).", show_default=False
-        ),
-    ] = None,
+    namespaces: Namespaces = None,
 ) -> None:
     """Poll, on aligned periods, until SIGINT or SIGTERM.
 

@@ -16,7 +16,7 @@ import typer
 
 from nephoscope import documents, publishers
 from nephoscope.cli.changes import changes
-from nephoscope.cli.options import Config, Json, Set, settings_of
+from nephoscope.cli.options import Config, Json, Namespaces, Set, settings_of
 from nephoscope.cli.output import complain
 from nephoscope.cli.parts import known_schemes, load_polling_and_pipeline, open_log, open_store
 from nephoscope.errors import EX_CONFIG, ConfigError, MissingExtra, NephoscopeError, Problem, nearest
@@ -58,12 +58,13 @@ def check(
     ] = None,
     config: Config = None,
     overrides: Set = None,
+    namespaces: Namespaces = None,
     json: Json = False,
 ) -> None:
     """Check files, or all that `run` would use here. Exits with 78 and every problem where something is wrong.
 
     The stages come in this order: correctness (does it load?), topology (does it fit together?), environment (are state
-    folder, log, store and pollsters there?). With files, only the first two. Where a flow runs on the settings' state_dir, a pipeline is
+    folder, log, store and pollsters there? Of an agent's host: those of its --namespace). With files, only the first two. Where a flow runs on the settings' state_dir, a pipeline is
     also compared with that flow's: a step that was renamed or moved is a new one, with new ids.
 
     Example: nephoscope check my/pipeline.yaml
@@ -78,7 +79,9 @@ def check(
         findings.skipped["environment"] = "files were named"
     else:
         settings = _collect(findings, "correctness", lambda: settings_of(config, overrides))
-        loaded = settings and _collect(findings, "correctness", lambda: load_polling_and_pipeline(settings))
+        loaded = settings and _collect(
+            findings, "correctness", lambda: load_polling_and_pipeline(settings, namespaces or ())
+        )
         if loaded:
             pipelines.append(loaded[0])
             pollings.append(loaded[1])
@@ -89,7 +92,7 @@ def check(
     _topology(findings, pipelines, pollings, settings)
     _running(findings, pipelines, settings or _settings_for(files or [], config, overrides))
     if settings is not None:
-        _environment(findings, pipelines, pollings, settings)
+        _environment(findings, pipelines, pollings, settings, namespaces or ())
     _report(findings, as_json=json)
     if findings.problems:
         raise typer.Exit(EX_CONFIG)
@@ -258,7 +261,11 @@ def _not_installed(pipeline: Pipeline) -> Iterable[Problem]:
 
 
 def _environment(
-    findings: Findings, pipelines: Iterable[Pipeline], pollings: Iterable[Polling], settings: Settings
+    findings: Findings,
+    pipelines: Iterable[Pipeline],
+    pollings: Iterable[Polling],
+    settings: Settings,
+    namespaces: Collection[str],
 ) -> None:
     stage = "environment"
     if _collect(findings, stage, lambda: _writable(settings.state_dir)):
@@ -272,15 +279,17 @@ def _environment(
     if settings.coordination.backend_url.get_secret_value():
         for polling in pollings:
             _note(findings, stage, _collect(findings, stage, partial(_fits_there, settings, polling)))
-    _collect(findings, stage, partial(_polled, findings, stage, list(pollings), settings))
+    _collect(findings, stage, partial(_polled, findings, stage, list(pollings), settings, namespaces))
 
 
-def _polled(findings: Findings, stage: str, pollings: list[Polling], settings: Settings) -> None:
+def _polled(
+    findings: Findings, stage: str, pollings: list[Polling], settings: Settings, namespaces: Collection[str]
+) -> None:
     """Whether what is to be polled can be polled here."""
     from sources.systems import systems_of
 
     with systems_of(settings) as systems:
-        pollsters = list(systems.pollsters.values())
+        pollsters = list(systems.of(namespaces).values())
         known = {meter.name for pollster in pollsters for meter in pollster.meters}
         wanted: set[str] = set()
         for polling in pollings:
@@ -288,7 +297,7 @@ def _polled(findings: Findings, stage: str, pollings: list[Polling], settings: S
             findings.problems += [(stage, p) for p in _wrong_resources(polling, pollsters)]
             for source in polling.sources:
                 wanted.update(filter(MeterFilter(source.meters).matches, known))
-        findings.problems += [(stage, p) for p in systems.check(wanted)]
+        findings.problems += [(stage, p) for p in systems.check(wanted, namespaces)]
 
 
 def _writable(folder: Path) -> bool:

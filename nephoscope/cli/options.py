@@ -26,6 +26,12 @@ Set = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON lines.")]
+Namespaces = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--namespace", "-n", help="Only pollsters of this namespace (compute, central, …).", show_default=False
+    ),
+]
 
 
 def flags_of(overrides: list[str] | None) -> dict[str, Any]:

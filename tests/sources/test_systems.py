@@ -52,6 +52,8 @@ def test_a_function_of_the_settings_makes_pollsters_and_discoveries(known):
         assert systems.discoveries["rooms"]("") == ["kitchen"]
         assert [p.message for p in systems.check(["warmth"])] == ["test: no thermometer for ['warmth']"]
         assert list(systems.check(["something.else"])) == []
+        assert list(systems.check(["warmth"], ["central"])) == []
+        assert len(list(systems.check(["warmth"], ["house"]))) == 1
         assert room.closed == []
 
     assert room.closed == [True]

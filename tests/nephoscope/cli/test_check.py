@@ -42,6 +42,23 @@ def test_a_sink_that_no_source_feeds_is_a_warning(nephoscope, tmp_path):
     assert "[warning]" in done.err
 
 
+def test_only_what_an_agent_of_the_namespace_would_poll_is_tried(nephoscope, tmp_path):
+    (tmp_path / "polling.yaml").write_text(
+        "sources: [{name: s, interval: 60, meters: [hardware.cpu.load.1min, instance]}]\n"
+    )
+    gone = ["--set", "polling_cfg_file=polling.yaml", "--set", "compute.libvirt_uri=test+unix:///none?socket=/nowhere"]
+
+    everything = nephoscope("check", *gone)
+    ipmi = nephoscope("check", *gone, "--namespace", "ipmi")
+    wrong = nephoscope("check", *gone, "--namespace", "ipmy")
+
+    assert everything.status == 78
+    assert "libvirt" in everything.err
+    assert (ipmi.status, "libvirt" in ipmi.err) == (0, False)
+    assert wrong.status == 78
+    assert "did you mean 'ipmi'" in wrong.err
+
+
 def test_as_json(nephoscope, tmp_path):
     (tmp_path / "own.yaml").write_text("partitions: 0\n")
 
