@@ -74,9 +74,9 @@ class Made:
 def made(monkeypatch):
     """The publisher behind made://, for the registry as well."""
     one = Made()
-    known = publishers._class_of
+    known = publishers.class_of
     monkeypatch.setattr(
-        publishers, "_class_of", lambda url: (lambda _url: one) if url.startswith("made") else known(url)
+        publishers, "class_of", lambda url: (lambda _url: one) if url.startswith("made") else known(url)
     )
     yield one
     one.gate.set()

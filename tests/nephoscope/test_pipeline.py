@@ -394,7 +394,7 @@ def test_a_transformer_of_a_third_party_brings_its_spec():
 @pytest.mark.parametrize(
     "url, meant",
     [("notifier://", "store"), ("rpc://?x=1", "store"), ("meter", "store"), ("meter_publisher", "store"), ("direct://", "store"),
-     ("database://", "store"), ("store://", "store"), ("test", "test"), ("file:///a?b", "file"), ("UDP://h:1", "udp")],
+     ("database://", "store"), ("store://", "store"), ("test", "test"), ("file:///a?max_bytes=1", "file"), ("UDP://h:1", "udp")],
 )  # fmt: skip
 def test_publishers(url, meant):
     assert resolve_publisher(url) == meant
