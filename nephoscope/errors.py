@@ -90,10 +90,16 @@ class MissingExtra(NephoscopeError):
         )
 
 
+_LISTED = 40
+"""Words that a hint lists, at most."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint that names the nearest of the known words, or lists them where none is near."""
+    """A hint that names the nearest of the known words, or lists them, the first of many, where none is near."""
     words = sorted(known)
     close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
     if close:
         return f"did you mean {close[0]!r}?"
+    if len(words) > _LISTED:
+        return f"known: {', '.join(words[:_LISTED])} and {len(words) - _LISTED} more"
     return f"known: {', '.join(words)}" if words else ""
