@@ -21,6 +21,7 @@ from typing import Any
 import psutil
 
 from nephoscope.sample import CUMULATIVE, GAUGE
+from sources.hardware import DISK, LOAD, NETWORK, metered
 from sources.pollster import Meter, Pollster, Reading
 
 _log = logging.getLogger(__name__)
@@ -36,20 +37,6 @@ def host_name() -> str:
     return socket.gethostname()
 
 
-def _metered(kind: str, unit: str, resource: str, described: dict[str, str]) -> dict[str, Meter]:
-    return {name: Meter(name, kind, unit, resource, text) for name, text in described.items()}
-
-
-_LOAD = _metered(
-    GAUGE,
-    "process",
-    "host",
-    {
-        "hardware.cpu.load.1min": "CPU load, mean of the past minute",
-        "hardware.cpu.load.5min": "CPU load, mean of the past 5 minutes",
-        "hardware.cpu.load.15min": "CPU load, mean of the past 15 minutes",
-    },
-)
 _MODES = {
     "user": ("user", "in programs (guests included)"),
     "nice": ("nice", "in programs of low priority"),
@@ -63,14 +50,14 @@ _MODES = {
 }
 """psutil's modes, and Ceilometer's words for them."""
 _BUSY = "compute.node.cpu.time"
-_CPU = _metered(
+_CPU = metered(
     CUMULATIVE,
     "ns",
     "host",
     {_BUSY: "CPU time used, all modes but idle and iowait, all CPUs"}
     | {f"compute.node.cpu.{word}.time": f"CPU time {text}, all CPUs" for word, text in _MODES.values()},
 )
-_MEMORY = _metered(
+_MEMORY = metered(
     GAUGE,
     "B",
     "host",
@@ -81,53 +68,24 @@ _MEMORY = _metered(
         "hardware.memory.cached": "Physical memory that the page cache takes",
     },
 )
-_SWAP = _metered(
+_SWAP = metered(
     GAUGE,
     "B",
     "host",
     {"hardware.memory.swap.total": "Swap space", "hardware.memory.swap.avail": "Swap space that is free"},
 )
-_FILESYSTEM = _metered(
+_FILESYSTEM = metered(
     GAUGE,
     "B",
     "host.device",
     {"hardware.disk.size.total": "Size of a filesystem", "hardware.disk.size.used": "Used part of a filesystem"},
-) | _metered(
+) | metered(
     GAUGE,
     "inode",
     "host.device",
     {"hardware.disk.inode.total": "Inodes of a filesystem", "hardware.disk.inode.used": "Used inodes of a filesystem"},
 )
-_DISK = _metered(
-    CUMULATIVE,
-    "B",
-    "host.device",
-    {"hardware.disk.read.bytes": "Read from a disk", "hardware.disk.write.bytes": "Written to a disk"},
-) | _metered(
-    CUMULATIVE,
-    "request",
-    "host.device",
-    {"hardware.disk.read.requests": "Reads of a disk", "hardware.disk.write.requests": "Writes to a disk"},
-)
-_NETWORK = _metered(
-    CUMULATIVE,
-    "B",
-    "host.interface",
-    {"hardware.network.incoming.bytes": "Received", "hardware.network.outgoing.bytes": "Sent"},
-) | _metered(
-    CUMULATIVE,
-    "packet",
-    "host.interface",
-    {
-        "hardware.network.incoming.packets": "Packets received",
-        "hardware.network.outgoing.packets": "Packets sent",
-        "hardware.network.incoming.errors": "Packets received with an error",
-        "hardware.network.outgoing.errors": "Packets that an error kept from being sent",
-        "hardware.network.incoming.drop": "Received packets that were dropped",
-        "hardware.network.outgoing.drop": "Packets dropped before they were sent",
-    },
-)
-_IP = _metered(
+_IP = metered(
     CUMULATIVE,
     "datagrams",
     "host",
@@ -136,7 +94,7 @@ _IP = _metered(
         "hardware.network.ip.outgoing.datagrams": "IP datagrams to send",
     },
 )
-_BLOCKS = _metered(
+_BLOCKS = metered(
     CUMULATIVE,
     "blocks",
     "host",
@@ -148,7 +106,7 @@ _BLOCKS = _metered(
 
 
 def _load(host: str, about: dict[str, Any]) -> Iterator[Reading]:
-    for meter, volume in zip(_LOAD.values(), psutil.getloadavg(), strict=True):
+    for meter, volume in zip(LOAD.values(), psutil.getloadavg(), strict=True):
         yield Reading(meter, volume, host, about)
 
 
@@ -214,7 +172,7 @@ def _disks(host: str, about: dict[str, Any]) -> Iterator[Reading]:
             continue  # They show other disks' files, whose disks are counted.
         named = {**about, "device": device}
         volumes = (count.read_bytes, count.write_bytes, count.read_count, count.write_count)
-        for meter, volume in zip(_DISK.values(), volumes, strict=True):
+        for meter, volume in zip(DISK.values(), volumes, strict=True):
             yield Reading(meter, volume, f"{host}.{device}", named)
 
 
@@ -240,7 +198,7 @@ def _networks(host: str, about: dict[str, Any]) -> Iterator[Reading]:
             count.dropin,
             count.dropout,
         )
-        for meter, volume in zip(_NETWORK.values(), volumes, strict=True):
+        for meter, volume in zip(NETWORK.values(), volumes, strict=True):
             yield Reading(meter, volume, f"{host}.{name}", named)
 
 
@@ -263,12 +221,12 @@ def _blocks(host: str, about: dict[str, Any]) -> Iterator[Reading]:
 
 _GROUPS: tuple[tuple[dict[str, Meter], Callable[[str, dict[str, Any]], Iterator[Reading]]], ...] = (
     (_CPU, _cpu),
-    (_LOAD, _load),
+    (LOAD, _load),
     (_MEMORY, _memory),
     (_SWAP, _swap),
     (_FILESYSTEM, _filesystems),
-    (_DISK, _disks),
-    (_NETWORK, _networks),
+    (DISK, _disks),
+    (NETWORK, _networks),
     (_IP, _datagrams),
     (_BLOCKS, _blocks),
 )

@@ -283,7 +283,7 @@ class _Reader:
             case ast.Attribute(value=of, attr=key):
                 return self._member(of, key, depth)
             case ast.Subscript(value=of, slice=index):
-                return self._member(of, _key(index), depth)
+                return self._member(of, key_of(index), depth)
             case ast.UnaryOp(op=op, operand=of) if type(op) in _UNARY:
                 return Unary(_UNARY[type(op)], below(of))
             case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
@@ -346,7 +346,8 @@ def _constant(value: object) -> Const:
     raise ExpressionError(f"a constant of type {type(value).__name__} is not part of the language")
 
 
-def _key(index: ast.expr) -> str | int:
+def key_of(index: ast.expr) -> str | int:
+    """The member that `a[…]` names. ExpressionError where it is neither a text nor a whole number."""
     sign = 1
     if isinstance(index, ast.UnaryOp) and isinstance(index.op, ast.USub):
         sign, index = -1, index.operand

@@ -206,6 +206,16 @@ class PushSettings(Section):
         return listen
 
 
+def _mapping(value: Any) -> Any:
+    """A mapping, of which a variable or flag gives the JSON."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return msgspec.json.decode(value) if value else {}
+    except msgspec.DecodeError:
+        raise ValueError("must be a mapping, as JSON where it is a text") from None
+
+
 class OpenStackSettings(Section):
     """The cloud whose APIs are polled, and how."""
 
@@ -225,11 +235,7 @@ class OpenStackSettings(Section):
     @classmethod
     def _auth(cls, value: Any) -> Any:
         """A variable or flag gives it as JSON; a number in YAML is text to Keystone."""
-        if isinstance(value, str):
-            try:
-                value = msgspec.json.decode(value) if value else {}
-            except msgspec.DecodeError:
-                raise ValueError("must be a mapping, as JSON where it is a text") from None
+        value = _mapping(value)
         if isinstance(value, dict):
             return {str(k): str(v) if isinstance(v, int) else v for k, v in value.items()}
         return value
@@ -271,12 +277,7 @@ class HardwareSettings(Section):
     @classmethod
     def _credentials(cls, value: Any) -> Any:
         """A variable or flag gives them as JSON."""
-        if isinstance(value, str):
-            try:
-                value = msgspec.json.decode(value) if value else {}
-            except msgspec.DecodeError:
-                raise ValueError("must be a mapping, as JSON where it is a text") from None
-        return value
+        return _mapping(value)
 
     def credential(self, name: str) -> CredentialSettings | None:
         """The credential of a name. '' is the one of hosts that name none: `default`, else the read-only user; None: there is none."""

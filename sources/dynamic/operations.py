@@ -23,7 +23,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from nephoscope.errors import ExpressionError, nearest
-from nephoscope.expressions.parse import MAX_LENGTH, MISSING
+from nephoscope.expressions.parse import MAX_LENGTH, MISSING, key_of
 from nephoscope.expressions.scalar import BINARY, compare, member, number
 from sources.dynamic.functions import FUNCTIONS, METHODS, OBJECT, items_of, kind_of, limit
 
@@ -101,7 +101,7 @@ class _Compiler:
             case ast.Subscript(value=of, slice=ast.Slice() as part):
                 return self._slice(self.compile(of, depth + 1, inner=True), part)
             case ast.Subscript(value=of, slice=index):
-                return _member(self.compile(of, depth + 1, inner=True), _key(index))
+                return _member(self.compile(of, depth + 1, inner=True), key_of(index))
             case ast.Attribute(value=of, attr=key):
                 return _member(self.compile(of, depth + 1, inner=True), _plain(key))
             case ast.UnaryOp(op=ast.Not(), operand=of):
@@ -145,7 +145,7 @@ class _Compiler:
     def _slice(self, of: Operation, part: ast.Slice) -> Operation:
         if part.step is not None:
             raise ExpressionError("a slice has no step")
-        ends = [None if end is None else _key(end) for end in (part.lower, part.upper)]
+        ends = [None if end is None else key_of(end) for end in (part.lower, part.upper)]
         if any(isinstance(end, str) for end in ends):
             raise ExpressionError("a slice is between whole numbers")
         cut: Any = slice(*ends)
@@ -331,17 +331,6 @@ def _plain(name: str) -> str:
     if name.startswith("__"):
         raise ExpressionError(f"{name!r}: names that begin with two underscores are not part of the language")
     return name
-
-
-def _key(index: ast.expr) -> str | int:
-    sign = 1
-    if isinstance(index, ast.UnaryOp) and isinstance(index.op, ast.USub):
-        sign, index = -1, index.operand
-    if isinstance(index, ast.Constant) and type(index.value) is int and index.value < 2**31:
-        return sign * index.value
-    if isinstance(index, ast.Constant) and isinstance(index.value, str) and sign == 1:
-        return index.value
-    raise ExpressionError("in […] stands a member's name in quotes, or a whole number")
 
 
 def _called(node: ast.AST) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from nephoscope.sample import CUMULATIVE, GAUGE
-from sources.pollster import Meter
+from sources.hardware import DISK, LOAD, NETWORK, metered
 
 Oid = tuple[int, ...]
 
@@ -18,30 +18,16 @@ def _oid(text: str) -> Oid:
     return tuple(map(int, text.split(".")))
 
 
-def _metered(kind: str, unit: str, resource: str, described: dict[str, str]) -> dict[str, Meter]:
-    return {name: Meter(name, kind, unit, resource, text) for name, text in described.items()}
-
-
 _UCD: Final = "1.3.6.1.4.1.2021"
 _IF: Final = "1.3.6.1.2.1.2.2.1"
 _IFX: Final = "1.3.6.1.2.1.31.1.1.1"
 
 # The host
 
-LOAD: Final = _metered(
-    GAUGE,
-    "process",
-    "host",
-    {
-        "hardware.cpu.load.1min": "CPU load, mean of the past minute",
-        "hardware.cpu.load.5min": "CPU load, mean of the past 5 minutes",
-        "hardware.cpu.load.15min": "CPU load, mean of the past 15 minutes",
-    },
-)
 LOADS: Final = {name: _oid(f"{_UCD}.10.1.3.{i}") for i, name in enumerate(LOAD, 1)}
 """laLoad, a text."""
 
-TICKS: Final = _metered(
+TICKS: Final = metered(
     CUMULATIVE,
     "tick",
     "host",
@@ -58,7 +44,7 @@ TICKS: Final = _metered(
 RAW: Final = {name: _oid(f"{_UCD}.11.{i}.0") for i, name in enumerate(TICKS, 50)}
 """ssCpuRawUser to ssCpuRawInterrupt. In its first seconds net-snmp's agent gives 0 for all of them."""
 
-SHARES: Final = _metered(
+SHARES: Final = metered(
     GAUGE,
     "%",
     "host",
@@ -72,7 +58,7 @@ IDLE: Final = _oid(f"{_UCD}.11.11.0")
 PROCESSORS: Final = _oid("1.3.6.1.2.1.25.3.3.1.1")
 """hrProcessorFrwID: a row a CPU. (hrProcessorLoad is not there in an agent's first minute.)"""
 
-MEMORY: Final = _metered(
+MEMORY: Final = metered(
     GAUGE,
     "B",
     "host",
@@ -96,7 +82,7 @@ SIZES: Final = {
 }
 """memTotalReal, memAvailReal (which `used` is the rest of), memBuffer, memCached, memTotalSwap, memAvailSwap; their …X."""
 
-BLOCKS: Final = _metered(
+BLOCKS: Final = metered(
     CUMULATIVE,
     "blocks",
     "host",
@@ -105,7 +91,7 @@ BLOCKS: Final = _metered(
         "hardware.system_stats.io.incoming.blocks": "Blocks received from disks",
     },
 )
-DATAGRAMS: Final = _metered(
+DATAGRAMS: Final = metered(
     CUMULATIVE,
     "datagrams",
     "host",
@@ -124,7 +110,7 @@ COUNTERS: Final = {
 
 # Filesystems: dskTable
 
-FILESYSTEM: Final = _metered(
+FILESYSTEM: Final = metered(
     GAUGE,
     "B",
     "host.device",
@@ -140,17 +126,6 @@ DISK_SIZES: Final = {
 
 # Disks: diskIOTable
 
-DISK: Final = _metered(
-    CUMULATIVE,
-    "B",
-    "host.device",
-    {"hardware.disk.read.bytes": "Read from a disk", "hardware.disk.write.bytes": "Written to a disk"},
-) | _metered(
-    CUMULATIVE,
-    "request",
-    "host.device",
-    {"hardware.disk.read.requests": "Reads of a disk", "hardware.disk.write.requests": "Writes to a disk"},
-)
 IO_DEVICE: Final = _oid(f"{_UCD}.13.15.1.1.2")
 IO: Final = {
     "hardware.disk.read.bytes": (_oid(f"{_UCD}.13.15.1.1.12"), _oid(f"{_UCD}.13.15.1.1.3")),
@@ -162,24 +137,6 @@ IO: Final = {
 
 # Interfaces: ifTable, ifXTable
 
-NETWORK: Final = _metered(
-    CUMULATIVE,
-    "B",
-    "host.interface",
-    {"hardware.network.incoming.bytes": "Received", "hardware.network.outgoing.bytes": "Sent"},
-) | _metered(
-    CUMULATIVE,
-    "packet",
-    "host.interface",
-    {
-        "hardware.network.incoming.packets": "Packets received",
-        "hardware.network.outgoing.packets": "Packets sent",
-        "hardware.network.incoming.errors": "Packets received with an error",
-        "hardware.network.outgoing.errors": "Packets that an error kept from being sent",
-        "hardware.network.incoming.drop": "Received packets that were dropped",
-        "hardware.network.outgoing.drop": "Packets dropped before they were sent",
-    },
-)
 IF_NAME, IF_SPEED, IF_MAC = (_oid(f"{_IF}.{i}") for i in (2, 5, 6))
 """ifDescr, ifSpeed (bit/s), ifPhysAddress."""
 IF_HIGH_SPEED: Final = _oid(f"{_IFX}.15")

@@ -9,6 +9,7 @@ from typing import Any
 
 from nephoscope import times
 from nephoscope.times import SECOND
+from sources.hardware import DISK, LOAD, NETWORK
 from sources.pollster import Meter, Reading
 from sources.snmp import meters as m
 from sources.snmp.meters import Oid
@@ -91,7 +92,7 @@ def host_readings(
     def reading(meter: Meter, volume: float) -> Reading:
         return Reading(meter, volume, host, about, measured_at=at)
 
-    for name, meter in m.LOAD.items():
+    for name, meter in LOAD.items():
         if name in wanted and m.LOADS[name] in values:
             yield reading(meter, float(_text(values[m.LOADS[name]])))
     for name, meter in m.TICKS.items():
@@ -152,7 +153,7 @@ def disk_readings(
         for meter_name, choices in m.IO.items():
             found = next((columns[c][index] for c in choices if index in columns.get(c, ())), None)
             if meter_name in wanted and found is not None:
-                yield Reading(m.DISK[meter_name], _number(found), f"{host}.{name}", told, measured_at=at)
+                yield Reading(DISK[meter_name], _number(found), f"{host}.{name}", told, measured_at=at)
 
 
 def interface_readings(
@@ -176,7 +177,7 @@ def interface_readings(
             found = next((c for c in choices if c[0] in columns and index in columns[c[0]]), None)
             if meter_name in wanted and found is not None:
                 volume = sum(_number(columns[c].get(index, 0)) for c in found)
-                yield Reading(m.NETWORK[meter_name], volume, f"{host}.{name}", told, measured_at=at)
+                yield Reading(NETWORK[meter_name], volume, f"{host}.{name}", told, measured_at=at)
 
 
 def is_narrow(columns: Columns, name: Oid, choices: Mapping[str, Any], wanted: Collection[str]) -> bool:
