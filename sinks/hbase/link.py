@@ -15,7 +15,9 @@ from typing import Any, Final, TypeVar
 
 import happybase  # type: ignore[import-untyped]
 import Hbase_thrift as thrift  # type: ignore[import-not-found]
-from thriftpy2.thrift import TException
+from thriftpy2.protocol import TBinaryProtocol, TCompactProtocol
+from thriftpy2.thrift import TClient, TException
+from thriftpy2.transport import TBufferedTransport, TFramedTransport, TSocket
 
 from nephoscope.errors import StoreError, Unavailable
 
@@ -28,8 +30,17 @@ Row = tuple[bytes, dict[bytes, Cell]]
 _IDLE: Final = 30.0
 """Seconds after which an unused connection is not trusted any more: Thrift servers close theirs after 60 by default."""
 _KEPT: Final = 8
+_BUFFER: Final = 65536
+"""Bytes that go to the server, or come from it, at once: happybase's own 4096 wake both sides up a dozen times for a write."""
 MOST_BYTES: Final = 4_000_000
 """Bytes of mutations in one call."""
+# thriftpy2 has no types.
+_Socket: Final[Any] = TSocket
+_TRANSPORTS: Final[Mapping[str, Any]] = {
+    "buffered": partial(TBufferedTransport, buf_size=_BUFFER),
+    "framed": TFramedTransport,
+}
+_PROTOCOLS: Final[Mapping[str, Any]] = {"binary": TBinaryProtocol, "compact": TCompactProtocol}
 _REFUSED: Final = ("IllegalArgumentException", "KeyValue size too large", "Row length", "DoNotRetryIOException: Cell")
 
 
@@ -107,9 +118,19 @@ class Link:
                 return connection, True
             connection.close()
         try:
-            return happybase.Connection(self.host, self.port, timeout=round(self._timeout * 1000), **self._form), False
+            return self._opened(), False
         except (TException, OSError) as error:
             raise Unavailable(f"HBase's Thrift server at {self.host}:{self.port}: {_short(error)}") from error
+
+    def _opened(self) -> happybase.Connection:
+        timeout = round(self._timeout * 1000)
+        connection = happybase.Connection(self.host, self.port, timeout=timeout, autoconnect=False, **self._form)
+        socket = _Socket(host=self.host, port=self.port, socket_timeout=timeout)
+        connection.transport = _TRANSPORTS[self._form.get("transport", "buffered")](socket)
+        protocol = _PROTOCOLS[self._form.get("protocol", "binary")](connection.transport, decode_response=False)
+        connection.client = TClient(thrift.Hbase, protocol)
+        connection.open()
+        return connection
 
     # -- reading
 

@@ -103,6 +103,7 @@ class Numbers:
         self._said_numbers: dict[tuple[int, int, int], int] = {}
         self._said: list[tuple[int, int, int]] = []
         self._said_digests: list[bytes] = []
+        self._said_lists: dict[bytes, I64] = {}
         self._dictionaries: dict[tuple[str, bytes], I64] = {}
         self._rosters: dict[tuple[bytes, bytes], tuple[bytes, bytes]] = {}
         self._bytes = 0
@@ -205,7 +206,15 @@ class Numbers:
         which, used = natural.distinct(whole)
         row = np.empty(len(used), np.int64)
         row[which] = np.arange(len(which))
-        return np.array([self._said_number(k) for k in zip(*(c[row].tolist() for c in columns), strict=True)])[which]
+        some = [c[row] for c in columns]
+        # The same resources say the same each period.
+        key = b"".join(c.tobytes() for c in some)
+        numbers = self._said_lists.get(key)
+        if numbers is None:
+            numbers = np.array([self._said_number(k) for k in zip(*(c.tolist() for c in some), strict=True)], np.int64)
+            self._said_lists[key] = numbers
+            self._bytes += 2 * len(key) + 200
+        return numbers[which]
 
     def _said_number(self, key: tuple[int, ...]) -> int:
         user, project, metadata = key

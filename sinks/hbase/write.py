@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -47,6 +47,8 @@ class Writer:
         self.plan = plan
         self._numbers = Numbers(buckets)
         self._lists: dict[Unit, _List] = {}
+        # By bucket: the newest minute whose list was seen, and whether nobody had been there before.
+        self._newest: dict[int, tuple[int, bool]] = {}
         self._tokens = os.urandom(5)
         self._writes = 0
         self._ties = Ties(link, self)
@@ -131,13 +133,33 @@ class Writer:
 
     # -- what is shared with samples of ids of their own
 
-    def look(self, units: Any) -> None:
-        """Read the lists of units that are not known here."""
-        missing = {layout.commit_row(*unit): unit for unit in units if unit not in self._lists}
+    def look(self, units: Iterable[Unit]) -> None:
+        """Know the lists of units: read them, or take them for empty.
+
+        Where nobody had been at a bucket's newest minute before this writer, a still newer one is taken for empty without a look. If it
+        is not, the step that adds to the list fails, as it does where somebody else is quicker, and the list is read then.
+        """
+        unknown = []
+        for unit in sorted(units):
+            if unit not in self._lists:
+                bucket, minute = unit
+                newest, first = self._newest.get(bucket, (-1, False))
+                if first and minute > newest:
+                    self._lists[unit] = _List()
+                    self._newest[bucket] = minute, True
+                else:
+                    unknown.append(unit)
+        self._read(unknown)
+
+    def _read(self, units: Iterable[Unit]) -> None:
+        missing = {layout.commit_row(*unit): unit for unit in units}
         for row, cells in self._link.rows(COMMIT, sorted(missing), [JOURNAL]) if missing else ():
-            self._know(missing.pop(row), cells[JOURNAL][0])
+            self._know(missing[row], cells[JOURNAL][0])
         for unit in missing.values():
-            self._lists[unit] = _List()
+            known = self._lists.setdefault(unit, _List())
+            bucket, minute = unit
+            if minute >= self._newest.get(bucket, (-1, False))[0]:
+                self._newest[bucket] = minute, not known.value
 
     def commit(self, plans: dict[Unit, list[Planned]]) -> set[Unit]:
         """Write the packs, and let them count. Returns the units in which somebody else was quicker: nothing of theirs counts."""
@@ -204,7 +226,7 @@ class Writer:
             del self._lists[unit]
             raise
         del self._lists[unit]
-        self.look([unit])
+        self._read([unit])
         # The Thrift server itself tries again where a region server did not answer: the first attempt may have been heard.
         return entries in self._lists[unit].value
 
