@@ -133,7 +133,7 @@ def _soak(folder: Path, broker: Kafka, seconds: float, console: Console) -> bool
     own = folder / "soak"
     own.mkdir()
     with _display("soak", console) as told:
-        stage = story.Stage(own, broker.address, story.FULL, told)
+        stage = story.Stage(own, broker.address, soak.FORM, told)
         with story.nothing_left(stage):
             capacity, rate, lines = soak.soak(stage, seconds)
     table = Table(box=None, pad_edge=False)

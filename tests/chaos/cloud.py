@@ -5,7 +5,7 @@ Made of columns, and the same for a seed: what the writer appends again after a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,6 +63,7 @@ class Cloud:
     """`samples` in `rounds` of all series, ending about `end` (microseconds); `partitions` as the topic has them.
 
     `together`: so many rounds arrive in one message, as from an agent that catches up: small messages cost more than their rows.
+    `born`: what tells the resources with a number apart that there are one after another.
     """
 
     series: int
@@ -71,6 +72,7 @@ class Cloud:
     partitions: int = 64
     together: int = 2
     seed: int = 1
+    born: Callable[[int], int] | None = None
 
     @property
     def rounds(self) -> int:
@@ -87,7 +89,7 @@ class Cloud:
         count = self.series // len(POLLED + PUSHED)
         homes: dict[int, list[str]] = {}
         for number in range(count):
-            resource = f"{number:08x}-5e4a-4000-8000-{self.seed:012x}"
+            resource = f"{number:08x}-5e4a-4000-8000-{self.seed if self.born is None else self.born(number):012x}"
             homes.setdefault(partition(resource, self.partitions), []).append(resource)
         parts = [_Part(self, home, resources) for home, resources in sorted(homes.items())]
         for number in range((self.rounds + 2 * _AGES) // self.together + 1):

@@ -2,6 +2,9 @@
 
 Flat: the straight line through the second half of the soak rises by no more than a tenth of its level from its beginning to its end, or by no more
 than a small constant (`LEAST`): 24 MB of a process, two seconds' worth of messages.
+
+The cloud is one in which resources come and go: each lives for `LIFE` rounds, and as many are new as are gone. What a flow remembers of those that are gone
+it forgets after `series_ttl`, and ids after `dedupe_horizon`: both are short here, so that the second half of the soak is what every hour after it would be.
 """
 
 from __future__ import annotations
@@ -20,10 +23,12 @@ from nephoscope.times import SECOND
 from nephoscope.topics import SAMPLES, Record
 from tests.chaos.cloud import INTERVAL, Cloud
 from tests.chaos.flow import Trouble
-from tests.chaos.story import PARTITIONS, Stage
+from tests.chaos.story import PARTITIONS, Form, Stage
 
 SHARE = 0.8
 _ROUNDS = 8
+LIFE = 64 * _ROUNDS
+FORM = Form(epoch=10, settings="series_ttl: 3600\ndedupe_horizon: 900\n")
 _EVERY = 1.0
 LEAST_BYTES, LEAST_SECONDS = 24 << 20, 2.0
 
@@ -113,7 +118,11 @@ class Rain(threading.Thread):
         while True:
             number += 1
             end += _ROUNDS * INTERVAL * SECOND
-            for records, _ in Cloud(series, _ROUNDS * series, end, PARTITIONS, seed=1 + number).records():
+            turn = number * _ROUNDS
+            cloud = Cloud(
+                series, _ROUNDS * series, end, PARTITIONS, seed=number, born=lambda n, t=turn: 1 + (n + t) // LIFE
+            )
+            for records, _ in cloud.records():
                 # In eighths, so that the rate is even.
                 for part in range(0, len(records), 16):
                     some = records[part : part + 16]

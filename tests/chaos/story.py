@@ -38,7 +38,7 @@ SETTINGS = """\
 state_dir: state
 pipeline_cfg_file: pipeline.yaml
 partitions: {partitions}
-epoch_interval: 1
+epoch_interval: {epoch}
 log: {{url: 'kafka://{address}', kafka: {{topic_prefix: '{prefix}', timeout: 5}}}}
 metrics: {{listen: '127.0.0.1:{port}'}}
 database: {{connection: '{scheme}:///{folder}/samples.db?synchronous=normal'}}
@@ -70,7 +70,11 @@ def quietly(what: str, done: float = 0.0) -> None:
 
 @dataclass(frozen=True)
 class Form:
-    """How large it is. `pause`: seconds of SIGSTOP; `together`: rounds in a message; `unsteady`: how many of the store's calls fail; `row_by_row`: partitions for the slow reference."""
+    """How large it is.
+
+    `pause`: seconds of SIGSTOP; `together`: rounds in a message; `unsteady`: how many of the store's calls fail; `row_by_row`: partitions for the slow
+    reference; `epoch`: seconds; `settings`: further lines of nephoscope.yaml.
+    """
 
     samples: int = 3_000_000
     series: int = 20_000
@@ -79,6 +83,8 @@ class Form:
     away: float = 3.0
     unsteady: float = 0.0
     row_by_row: int = 1
+    epoch: int = 1
+    settings: str = ""
 
 
 FULL = Form()
@@ -129,8 +135,10 @@ class Stage:
         (folder / "pipeline.yaml").write_text(PIPELINE.replace("FILE", f"file://{file}"))
         (folder / "nephoscope.yaml").write_text(
             SETTINGS.format(
-                partitions=PARTITIONS, address=address, prefix=self.prefix, port=port, folder=folder, scheme="unsteady" if form.unsteady else "sqlite"
+                partitions=PARTITIONS, address=address, prefix=self.prefix, port=port, folder=folder, scheme="unsteady" if form.unsteady else "sqlite",
+                epoch=form.epoch,
             )
+            + form.settings
         )  # fmt: skip
         extra = unsteady.install(folder / "theirs", form.unsteady) if form.unsteady else None
         self.settings = load_settings(folder / "nephoscope.yaml")

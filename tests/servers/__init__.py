@@ -190,6 +190,23 @@ class Server:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
 
+def suspend(pid: int) -> None:
+    """SIGSTOP, and standing still. The kernel stops a process's threads one by one: just after the signal one of them may still answer."""
+    os.kill(pid, signal.SIGSTOP)
+    deadline = time.monotonic() + 10
+    while not all(_stopped(thread) for thread in Path(f"/proc/{pid}/task").iterdir()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"process {pid} has not stopped")
+        time.sleep(0.005)
+
+
+def _stopped(thread: Path) -> bool:
+    try:
+        return (thread / "stat").read_text().rpartition(")")[2].split()[0] in "TZX"
+    except OSError:  # Gone.
+        return True
+
+
 def _run() -> int:
     """The process that the test run lives and dies with: xdist's controller, else this one."""
     return os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()

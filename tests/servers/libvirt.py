@@ -23,7 +23,7 @@ from xml.sax.saxutils import escape
 import psutil
 import pytest
 
-from tests.servers import Server, cache, missing
+from tests.servers import Server, cache, missing, suspend
 from tests.servers.libvirt_init import PLACES
 
 _PACKAGES = "apt install libvirt-daemon libvirt-daemon-driver-qemu libvirt-daemon-system libvirt-clients qemu-system-x86 iproute2"
@@ -194,7 +194,7 @@ class Libvirt:
 
     def stop_daemon(self) -> None:
         """SIGSTOP libvirtd: it takes calls, and does not answer."""
-        self._daemon().suspend()
+        suspend(self._daemon().pid)
 
     def hurry(self, guest: str) -> None:
         """Have a guest's QEMU run before all else that the machine does: nothing else tells the guest that it did not run."""

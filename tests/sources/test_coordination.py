@@ -15,6 +15,7 @@ from nephoscope.errors import ConfigError
 from sources.coordination import Gone, Mark, Replaced, Unreachable
 from sources.coordination.documents import decode_marks, encode_marks
 from sources.coordination.urls import parse
+from tests.servers import suspend
 
 LEASE = 6.0
 SHORT = 2.0
@@ -199,7 +200,7 @@ def test_a_server_that_stands_still_is_unreachable_in_time_and_nobody_is_gone_af
         a.join(b"")
         b.join(b"")
         a.heartbeat(b"")
-        os.kill(server.pid, signal.SIGSTOP)
+        suspend(server.pid)
         began = time.monotonic()
         try:
             with pytest.raises(Unreachable):
