@@ -26,7 +26,7 @@ from flows.rows import Bools, Rows, Watermarks, batch_of_rows, rows_of
 from flows.state import State
 from flows.tickets import Ticket
 from flows.transformer import Context
-from flows.validity import refused
+from flows.validity import explained, refused
 from nephoscope.batch import EMPTY, HAS_NULLS, Batch, decode, has_nulls
 from nephoscope.errors import BatchError
 from nephoscope.times import MAX_TIME, MIN_TIME, NEVER, SECOND, TOO_LATE
@@ -182,7 +182,8 @@ def _call(plan: Plan, state: State, group: list[Arrival], out: Output, *, exact:
             keep[row] = False
             counts["stage", reason] += 1
             message = group[int(np.searchsorted(ends, row, "right"))].message
-            out.dead.append(Dead(reason, "", message, _json_of(batch, row)))
+            detail = explained(plan.options, reason, batch, row, message.append_time)
+            out.dead.append(Dead(reason, detail, message, _json_of(batch, row)))
         rows, events = rows.take(keep), events[keep]
         ahead = None if ahead is None else ahead[keep]
         layout = layout.subset(plan, state, rows)

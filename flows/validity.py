@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from flows.plan import Options
 from flows.rows import Bools, Rows
-from nephoscope.times import TOO_LATE
+from nephoscope.sample import TYPES
+from nephoscope.times import SECOND, TOO_LATE, format_time
 
 if TYPE_CHECKING:
     from flows.layout import Layout
@@ -47,6 +48,35 @@ def refused(options: Options, layout: Layout, rows: Rows, appended: Any, caches:
     if caches[key] is not None:
         mark(caches[key][rows.block.codes("resource_metadata")], "metadata")
     return bad
+
+
+def explained(options: Options, reason: str, batch: pa.RecordBatch, row: int, appended: int) -> str:
+    """What is wrong with a refused row, and what was expected. `appended`: when its message came, microseconds; 0: unknown."""
+    if reason == "timestamp":
+        time = int(batch.column("timestamp").cast(pa.int64())[row].as_py())
+        if time < 0:
+            return f"{_moment(time)} is before 1970"
+        if time >= TOO_LATE:
+            return f"{_moment(time)} is not before {format_time(TOO_LATE)}"
+        late = (time - appended) / SECOND
+        return f"{_moment(time)} is {late:.0f} s after its message came, and max_future is {options.max_future:g} s"
+    if reason == "volume":
+        return f"{batch.column('volume')[row].as_py()} is no finite number"
+    if reason == "metadata":
+        size = len(batch.column("resource_metadata")[row].as_py().encode())
+        if size > options.max_sample_bytes:
+            return f"resource_metadata has {size} bytes, and max_sample_bytes is {options.max_sample_bytes}"
+        return "resource_metadata is not the text of a JSON object"
+    if reason == "type":
+        return f"{batch.column('type')[row].as_py()[:40]!r} is none of {', '.join(TYPES)}"
+    return "is empty" if reason in {"name", "resource_id"} else ""
+
+
+def _moment(time: int) -> str:
+    try:
+        return format_time(time)
+    except OverflowError:
+        return f"{time} µs since 1970"
 
 
 _parse = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from nephoscope.health import Health, serve
 from nephoscope.metrics import Counts
 from nephoscope.pipeline import Polling
 from nephoscope.settings import Settings
+from nephoscope.stopping import on_stop
 from nephoscope.times import SECOND
 from nephoscope.topics import SAMPLES, Log
 from sources.agent import Agent
@@ -51,8 +51,7 @@ def _run(
     discoveries: Mapping[str, Discover],
 ) -> None:
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    on_stop(stop.set)
     name = Name(settings)
     keepers = keepers_of(settings, {p.namespace for p in chosen.values()}, name.text)
     p = settings.polling

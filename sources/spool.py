@@ -1,7 +1,8 @@
 """Where an agent's samples wait while the log is away: a bounded embedded log of its own, on disk, so that a kill loses nothing.
 
 What was spooled is sent first, oldest first, so each partition keeps its order. Where the spool is full the oldest goes, and is counted
-(`spool_full`). A crash between sending and removing sends again: the samples have the same ids.
+(`spool_full`). A crash between sending and removing sends again: the samples have the same ids. What an earlier start left goes to where its resources
+are now: the log may have got more partitions in the meantime.
 """
 
 from __future__ import annotations
@@ -10,14 +11,17 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from nephoscope.batch import rows_of
+import numpy as np
+
+from nephoscope.batch import decode, encode_split, rows_of, split_by
 from nephoscope.dead_letters import bury
-from nephoscope.errors import NephoscopeError, Unavailable
+from nephoscope.errors import BatchError, NephoscopeError, Unavailable
 from nephoscope.metrics import Counts
+from nephoscope.partition import partitions_of
 from nephoscope.topics import DEAD_LETTERS, SAMPLES, Log, Record
 from nephoscope.topics.embedded import EmbeddedLog
 from sources.writer import _GATE, Chunk, Writer, _open
@@ -40,10 +44,11 @@ class Spool:
     """
 
     def __init__(self, path: Path, partitions: int, limit: int) -> None:
-        self._log = EmbeddedLog(path, partitions)
+        self._log = EmbeddedLog(path, partitions, grow=True)
         self._limit = limit
         self.first = 0
         self.messages = sum(self._log.end(SAMPLES)) - sum(self._log.begin(SAMPLES))
+        self._left = self.messages
         self._letters = sum(self._log.end(DEAD_LETTERS)) - sum(self._log.begin(DEAD_LETTERS))
 
     @property
@@ -79,7 +84,9 @@ class Spool:
             self._letters -= len(letters)
         records = self._oldest(SAMPLES, _AT_ONCE) if self.messages else []
         if records:
-            log.append(SAMPLES, records)
+            count = self._log.partitions(SAMPLES)
+            left, rest = records[: self._left], records[self._left :]
+            log.append(SAMPLES, [placed for record in left for placed in _placed(record, count)] + rest)
             self._remove(len(records))
         return sum(rows_of(r.value) for r in records)
 
@@ -93,11 +100,31 @@ class Spool:
     def _remove(self, count: int) -> None:
         self._log.remove(SAMPLES, count)
         self.messages -= count
+        self._left = max(0, self._left - count)
         self.first += count
 
     def close(self) -> None:
         """Close the file."""
         self._log.close()
+
+
+def _placed(record: Record, partitions: int) -> Iterator[Record]:
+    """A message as those that its rows are in where there are so many partitions."""
+    try:
+        batch = decode(record.value)
+    except BatchError:
+        yield record  # The flow says what is wrong with it.
+        return
+    resources = batch.rows.column("resource_id")
+    homes = np.array(partitions_of(resources.dictionary.to_pylist(), partitions), np.int64)[
+        resources.indices.to_numpy()
+    ]
+    if (homes == record.partition).all():
+        yield record
+        return
+    for number, part in split_by(batch, homes.tolist()).items():
+        for message in encode_split(part):
+            yield Record(number, message)
 
 
 class SpoolingWriter(Writer):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import socket
 import sys
 import threading
@@ -18,6 +17,7 @@ from nephoscope.cli.reload import Reload
 from nephoscope.cli.supervisor import EX_FINAL, EX_UNSAVED, Child, Supervisor
 from nephoscope.errors import ConfigError, NephoscopeError, Unavailable
 from nephoscope.settings import Settings
+from nephoscope.stopping import on_stop, reload_is_harmless
 
 
 def register(app: typer.Typer) -> None:
@@ -75,8 +75,8 @@ def _supervise(settings: Settings, config: Path | None, overrides: list[str] | N
 
     name_addresses()
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    reload_is_harmless()
+    on_stop(stop.set)
     supervisor = Supervisor(children, complain, one_for_all=True, renew=name_addresses)
     supervisor.start()
     status = None

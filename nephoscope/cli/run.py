@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -21,6 +19,7 @@ from nephoscope.cli.reload import Reload
 from nephoscope.cli.supervisor import Child, Supervisor
 from nephoscope.errors import NephoscopeError, Unavailable
 from nephoscope.settings import Settings
+from nephoscope.stopping import on_stop, reload_is_harmless
 from nephoscope.times import now
 
 _LOOK_EVERY = 1.0
@@ -187,18 +186,18 @@ class Stop:
 
 @contextmanager
 def _stop_requested() -> Iterator[Stop]:
-    """SIGINT and SIGTERM ask, and interrupt nothing: the children are stopped in order."""
+    """Signals ask, and interrupt nothing: the children are stopped in order."""
     stop = Stop()
 
-    def ask(_number: int, _frame: FrameType | None) -> None:
+    def ask() -> None:
         stop.asked = True
 
-    before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    reload_is_harmless()
+    restore = on_stop(ask)
     try:
         yield stop
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        restore()
 
 
 @contextmanager

@@ -180,8 +180,10 @@ class Supervisor:
 
 
 def die_with_parent() -> None:
-    """Called in a child: has the kernel kill it when the supervisor is gone without a word (Linux)."""
+    """Called in a child: has the kernel kill it when the supervisor is gone without a word (Linux). What SIGHUP means is the supervisor's business."""
     parent = os.environ.pop(_PARENT, "")
+    if parent:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if parent and sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         if os.getppid() != int(parent):

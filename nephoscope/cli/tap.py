@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import threading
 import time
@@ -19,6 +18,7 @@ from nephoscope.cli.parts import load_polling_and_pipeline, open_log
 from nephoscope.errors import NephoscopeError, Unavailable
 from nephoscope.partition import partition
 from nephoscope.sample import Sample, sample_to_dict, to_json
+from nephoscope.stopping import on_stop
 from nephoscope.times import format_time
 from nephoscope.topics import SAMPLES, Consumer
 
@@ -97,8 +97,7 @@ def tap(
 
 def _follow(consumer: Consumer, source: Any, shown: _Shown, seconds: float | None) -> None:
     stop = threading.Event()
-    for signal_number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signal_number, lambda *_: stop.set())
+    on_stop(stop.set)
     until = time.monotonic() + seconds if seconds is not None else float("inf")
     while not stop.is_set() and time.monotonic() < until and not shown.enough():
         try:

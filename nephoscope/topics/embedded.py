@@ -45,12 +45,20 @@ class EmbeddedLog:
         partitions: of each topic. TopicError where the file has another count.
         create: whether to make the file; without, TopicError where there is none.
         also: another partition count that is right.
+        grow: whether a file that has fewer partitions gets the missing ones.
         wait: seconds that a writer waits for another before it is Unavailable.
 
     """
 
     def __init__(
-        self, path: Path, partitions: int = PARTITIONS, *, create: bool = True, also: int = 0, wait: float = 5.0
+        self,
+        path: Path,
+        partitions: int = PARTITIONS,
+        *,
+        create: bool = True,
+        also: int = 0,
+        grow: bool = False,
+        wait: float = 5.0,
     ) -> None:
         self.path = Path(path)
         self._wait = wait
@@ -69,6 +77,8 @@ class EmbeddedLog:
             self._connection = connect(self.path, wait)
             try:
                 self._topics = self._prepared(partitions)
+                if grow and all(count < partitions for _, count in self._topics.values()):
+                    self.grow(partitions)
             except BaseException:
                 self._connection.close()
                 raise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
 import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -18,6 +17,7 @@ from nephoscope.health import Health, address_of, serve
 from nephoscope.known_meters import KnownMeters
 from nephoscope.metrics import Counts
 from nephoscope.settings import Settings, shipped
+from nephoscope.stopping import on_stop
 from nephoscope.topics import Log
 from sources.notifications.definitions import MeterDefinition, load_meters
 from sources.notifications.event_definitions import EventDefinition, load_events
@@ -151,8 +151,7 @@ def run(log: Log, settings: Settings) -> None:
     maker, meters = maker_of(settings, counts)
     listeners = [_listener(secret.get_secret_value(), settings, maker, log, counts) for secret in given.urls]
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    on_stop(stop.set)
     health = Health("notifications", "log")
     for listener in listeners:
         health.look(listener.name, _looked_at(listener))

@@ -255,27 +255,27 @@ def test_a_mark_alone_closes_a_window():
 
 
 @pytest.mark.parametrize(
-    "bad,reason",
+    "bad,reason,detail",
     [
-        (sample(timestamp=-1), "timestamp"),
-        (sample(timestamp=NEVER), "timestamp"),
-        (sample(timestamp=2**63 - 1), "timestamp"),
-        (sample(timestamp=TOO_LATE), "timestamp"),
-        (sample(timestamp=253_402_300_799 * SECOND), "timestamp"),
-        (sample(at=86401), "timestamp"),
-        (sample(volume=math.nan), "volume"),
-        (sample(volume=-math.inf), "volume"),
-        (sample(type="histogram"), "type"),
-        (sample(type=""), "type"),
-        (sample(name=""), "name"),
-        (sample(resource=""), "resource_id"),
-        (sample(metadata="[]"), "metadata"),
-        (sample(metadata=""), "metadata"),
-        (sample(metadata="{"), "metadata"),
-        (sample(metadata='{"a":"' + "x" * 300_000 + '"}'), "metadata"),
+        (sample(timestamp=-1), "timestamp", "1969-12-31T23:59:59.999999 is before 1970"),
+        (sample(timestamp=NEVER), "timestamp", "before 1970"),
+        (sample(timestamp=2**63 - 1), "timestamp", "9223372036854775807 µs since 1970 is not before 2200-01-01"),
+        (sample(timestamp=TOO_LATE), "timestamp", "not before 2200-01-01"),
+        (sample(timestamp=253_402_300_799 * SECOND), "timestamp", "9999-12-31"),
+        (sample(at=86401), "timestamp", "s after its message came, and max_future is 86400 s"),
+        (sample(volume=math.nan), "volume", "nan is no finite number"),
+        (sample(volume=-math.inf), "volume", "-inf is no finite number"),
+        (sample(type="histogram"), "type", "'histogram' is none of gauge, delta, cumulative"),
+        (sample(type=""), "type", "'' is none of"),
+        (sample(name=""), "name", "is empty"),
+        (sample(resource=""), "resource_id", "is empty"),
+        (sample(metadata="[]"), "metadata", "not the text of a JSON object"),
+        (sample(metadata=""), "metadata", "not the text of a JSON object"),
+        (sample(metadata="{"), "metadata", "not the text of a JSON object"),
+        (sample(metadata='{"a":"' + "x" * 300_000 + '"}'), "metadata", "300008 bytes, and max_sample_bytes is 262144"),
     ],
 )
-def test_a_refused_row_lies_in_the_dead_letters_with_its_reason_and_the_rest_goes_on(bad, reason):
+def test_a_refused_row_lies_in_the_dead_letters_with_its_reason_and_the_rest_goes_on(bad, reason, detail):
     the_plan = plan(
         {"k": [], "rate": {"publishers": ["test://rate"], "transformers": [{"name": RATE[0], "parameters": RATE[1]}]}}
     )
@@ -288,6 +288,7 @@ def test_a_refused_row_lies_in_the_dead_letters_with_its_reason_and_the_rest_goe
     assert volumes(outputs[1], "test://rate") == [2]
     (dead,) = outputs[1].dead
     assert (dead.reason, dead.message) == (reason, mixed)
+    assert detail in dead.detail
     assert {k: v for k, v in outputs[1].counts.items() if k[0] == "stage"} == {
         ("stage", "received"): 3,
         ("stage", reason): 1,

@@ -14,6 +14,7 @@ from nephoscope.batch import PUSHED, decode
 from nephoscope.dead_letters import DeadLetter
 from nephoscope.errors import Unavailable
 from nephoscope.metrics import Counts
+from nephoscope.partition import partition
 from nephoscope.push import records_of
 from nephoscope.sample import Sample
 from nephoscope.topics import DEAD_LETTERS, SAMPLES
@@ -49,9 +50,9 @@ def chunk(number, rows=3, letters=()):
     return Chunk(list(records_of(samples, PUSHED, PARTITIONS)), letters, rows, number)
 
 
-def volumes(log, partition=None):
+def volumes(log, only=None):
     """What is in the log, of a partition or all, in order."""
-    places = range(PARTITIONS) if partition is None else [partition]
+    places = range(PARTITIONS) if only is None else [only]
     consumer = log.consumer(SAMPLES, dict.fromkeys(places, 0))
     out = []
     while got := consumer.poll():
@@ -103,8 +104,8 @@ def test_what_waits_is_sent_in_order_before_what_came_later(make, log):
 
     assert writer.acknowledged() == list(range(21))
     assert writer.available
-    for partition in range(PARTITIONS):
-        got = volumes(log, partition)
+    for place in range(PARTITIONS):
+        got = volumes(log, place)
         assert got == sorted(got)
     assert sorted(volumes(log)) == sorted([*range(21)] * 3)
     assert writer.rows == 0
@@ -134,6 +135,32 @@ def test_what_is_left_is_sent_by_the_next_one(make, log):
 
     assert second.acknowledged() == []
     assert sum(log.end(DEAD_LETTERS)) == 5
+
+
+def test_what_is_left_goes_to_where_its_resources_are_once_the_log_has_more_partitions(make, tmp_path):
+    first = make(Away(None))
+    for i in range(5):
+        first.put(chunk(i, rows=40))
+    until(lambda: first.spooled_rows == 200)
+    first.close(1.0)
+
+    many = 2 * PARTITIONS
+    grown = EmbeddedLog(tmp_path / "grown.db", many)
+    spool = Spool(tmp_path / "spool.db", many, 1 << 30)
+    while spool.waiting:
+        spool.send(grown)
+    spool.close()
+
+    consumer = grown.consumer(SAMPLES, dict.fromkeys(range(many), 0))
+    seen = {}
+    while got := consumer.poll():
+        for message in got:
+            for sample in decode(message.value).samples():
+                assert message.partition == partition(sample.resource_id, many)
+                seen.setdefault(sample.resource_id, []).append(sample.volume)
+    consumer.close()
+    grown.close()
+    assert seen == {f"r{i}": [0, 1, 2, 3, 4] for i in range(40)}
 
 
 def test_a_full_spool_loses_its_oldest_and_counts_them(make, log):

@@ -70,7 +70,13 @@ class Flow:
         command = [sys.executable, "-m", "nephoscope.cli", "flow", "--workers", str(workers)]
         with (folder / "told").open("wb") as told:
             self.process = subprocess.Popen(
-                command, cwd=folder, env=environment, stdout=told, stderr=told, start_new_session=True
+                command,
+                cwd=folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=told,
+                stderr=told,
+                start_new_session=True,
             )
 
     def told(self):
@@ -125,6 +131,8 @@ def test_a_change_is_taken_up_at_a_snapshot_and_a_mistake_is_not(tmp_path, worke
         assert part["ready"] is True
         flow.until(lambda: have(14))
 
+        # What an operator sends to have files read again; they are looked at anyway.
+        os.killpg(flow.process.pid, signal.SIGHUP)
         (tmp_path / "pipeline.yaml").write_text(pipeline(90, "wide"))
         flow.until(lambda: feed() or "is taken up" in flow.told())
         # Everything up to here closes: nothing is left in a window.
