@@ -109,8 +109,24 @@ def polled_id(source: str, meter: str, resource: str, timestamp: int) -> bytes:
 
 def notification_id(message_id: str, meter: str, position: int) -> bytes:
     """The id of the sample that a definition makes of a notification, 16 bytes: as `digest` gives it, both lanes little endian."""
+    return id_at(notification_head(message_id), notification_place(meter, position))
+
+
+def notification_head(message_id: str) -> bytes:
+    """What the ids of all samples of a notification begin with, before they are hashed."""
     raw = message_id.encode()
-    digest = xxhash.xxh3_128_digest(_NOTIFICATION + len(raw).to_bytes(8, "little") + raw + _place(meter, position))
+    return _NOTIFICATION + len(raw).to_bytes(8, "little") + raw
+
+
+@lru_cache(maxsize=65536)
+def notification_place(meter: str, position: int) -> bytes:
+    """What tells them apart."""
+    return _delimited(meter, str(position))
+
+
+def id_at(head: bytes, place: bytes) -> bytes:
+    """The id of a sample of a notification, 16 bytes."""
+    digest = xxhash.xxh3_128_digest(head + place)
     return digest[7::-1] + digest[:7:-1]
 
 
@@ -120,11 +136,6 @@ def _delimited(*parts: str) -> bytes:
 
 
 _NOTIFICATION = _delimited("notification")
-
-
-@lru_cache(maxsize=65536)
-def _place(meter: str, position: int) -> bytes:
-    return _delimited(meter, str(position))
 
 
 def drawn_id() -> bytes:

@@ -93,9 +93,8 @@ def marks(moment: int, partitions: int, member: str = "", generation: int = 0) -
 
 def too_large(limit: int, *texts: str) -> int:
     """The size in bytes of a sample's texts if it exceeds the limit, else 0. Raises UnicodeEncodeError for what is no text."""
-    whole = "".join(texts)
     # Most are ASCII, a byte a character, and need no encoding; a lone surrogate must not pass.
-    if len(whole) <= limit and whole.isascii():
+    if sum(map(len, texts)) <= limit and all(map(str.isascii, texts)):
         return 0
     size = sum(len(text.encode()) for text in texts)
     return size if size > limit else 0

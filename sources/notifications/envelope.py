@@ -12,13 +12,14 @@ and ``metadata`` (from Mitaka).
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Collection
+from typing import Any, TypedDict
 
 import msgspec
 
 from nephoscope.errors import SampleError
 from nephoscope.sample import check_time
-from nephoscope.times import parse_time
+from nephoscope.times import TOO_LATE, parse_time
 from sources.notifications.paths import CONTEXT
 
 _IN_CONTEXT = ("_context_auth_token", "_context_service_catalog")
@@ -32,6 +33,13 @@ class _Outer(msgspec.Struct):
     inner: msgspec.Raw = msgspec.field(name="oslo.message", default=msgspec.Raw())
 
 
+class _Enveloped(msgspec.Struct, gc=False):
+    """Either form, as oslo.messaging writes it."""
+
+    inner: str | msgspec.UnsetType = msgspec.field(name="oslo.message", default=msgspec.UNSET)
+
+
+_enveloped = msgspec.json.Decoder(_Enveloped).decode
 _outer = msgspec.json.Decoder(_Outer).decode
 _text = msgspec.json.Decoder(str).decode
 _decode = msgspec.json.Decoder().decode
@@ -44,36 +52,40 @@ class Notification:
     `view` is what JSONPaths are read from. `ctxt` is only there where somebody wrote it: paths find it in the keys `_context_*`.
     """
 
-    def __init__(self, raw: bytes | str, inner: dict[str, Any], timestamp: int) -> None:
-        self._raw = raw
-        self.message_id: str = inner["message_id"]
-        self.event_type: str = inner["event_type"]
-        self.publisher_id: str = inner.get("publisher_id") or ""
-        self.priority: str = (inner.get("priority") or "").lower()
-        self.timestamp = timestamp
-        self.view = self._seen(self._without_secrets(inner))
+    __slots__ = ("_raw", "_whole", "event_type", "message_id", "publisher_id", "timestamp", "view")
 
-    def _seen(self, inner: dict[str, Any]) -> dict[str, Any]:
-        if "metadata" not in inner:
-            inner["metadata"] = {"message_id": self.message_id, "timestamp": inner["timestamp"]}
-        context = inner.pop("_context", None)
-        if isinstance(context, dict):
-            inner.update({CONTEXT + name: value for name, value in context.items()})
-        return inner
+    def __init__(self, raw: bytes | str, view: dict[str, Any], timestamp: int, *, whole: bool) -> None:
+        self._raw = raw
+        self._whole = view if whole else None
+        self.view = view
+        self.message_id: str = view["message_id"]
+        self.event_type: str = view["event_type"]
+        self.publisher_id: str = view.get("publisher_id") or ""
+        self.timestamp = timestamp
+
+    @property
+    def priority(self) -> str:
+        """In small letters; '' where there is none."""
+        said: str = self.view.get("priority") or ""
+        return said.lower()
+
+    @property
+    def whole(self) -> dict[str, Any]:
+        """The view with every member, for paths that may lead anywhere. Raises SampleError where a member that nobody asked for is none."""
+        if self._whole is None:
+            self._whole = _seen(self._read_again())
+        return self._whole
 
     def kept(self) -> str:
-        """The bare object as JSON text, for those who keep it whole."""
-        return _encode(self._without_secrets(_decode(self._raw))).decode()
+        """The bare object as JSON text, for those who keep it whole. Raises SampleError as `whole`."""
+        return _encode(self._read_again()).decode()
 
-    def _without_secrets(self, whole: dict[str, Any]) -> dict[str, Any]:
-        """The bare object without the secrets of whoever made the request: some services put their context into the payload too."""
-        named = _named_secrets(self._raw)
-        if named:
-            for name in _IN_CONTEXT:
-                named -= whole.pop(name, None) is not None
-            if named:
-                whole = _without_secrets(whole)
-        return whole
+    def _read_again(self) -> dict[str, Any]:
+        try:
+            whole: dict[str, Any] = _decode(self._raw)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise SampleError("json", str(error)) from None
+        return _safe(self._raw, whole)
 
     @property
     def payload(self) -> Any:
@@ -108,7 +120,64 @@ def unwrap(body: bytes) -> Notification:
         timestamp = check_time(parse_time(whole["timestamp"]))
     except (ValueError, OverflowError):
         raise SampleError("timestamp", f"timestamp must be an ISO 8601 time, not {named[2][:40]!r}") from None
-    return Notification(raw, whole, timestamp)
+    return Notification(raw, _seen(_safe(raw, whole)), timestamp, whole=True)
+
+
+class Opener:
+    """Opens messages of which only some members are asked for: the others are passed over unread, which is twice as fast.
+
+    Args:
+        wanted: names of the members that paths begin with, beside those that every notification has.
+
+    """
+
+    def __init__(self, wanted: Collection[str]) -> None:
+        self._metadata = "metadata" in wanted
+        kinds: dict[str, Any] = dict.fromkeys(wanted, Any)
+        kinds |= {name: str for name in ("message_id", "event_type", "timestamp")}
+        kinds |= dict.fromkeys(("publisher_id", "priority"), str | None)
+        kinds |= dict.fromkeys(("payload", "_context"), Any)
+        kinds |= dict.fromkeys(_IN_CONTEXT, msgspec.Raw)
+        self._view = msgspec.json.Decoder(TypedDict("View", kinds, total=False)).decode  # type: ignore[operator] # The names are not known before.
+
+    def open(self, body: bytes) -> Notification:
+        """As `unwrap`, which is asked about whatever is not as it should be."""
+        try:
+            inner = _enveloped(body).inner
+            raw = body.decode() if inner is msgspec.UNSET else inner
+            view = self._view(raw)
+            timestamp = parse_time(view["timestamp"])
+            if not (0 <= timestamp < TOO_LATE and view["message_id"] and view["event_type"]):
+                return unwrap(body)
+            view["payload"]
+        except (ValueError, KeyError, OverflowError, RecursionError):  # msgspec's errors are ValueErrors.
+            return unwrap(body)
+        if "auth_token" in raw or "service_catalog" in raw:
+            view = _safe(raw, view)
+        if self._metadata or "_context" in view:
+            _seen(view)
+        return Notification(raw, view, timestamp, whole=False)
+
+
+def _seen(inner: dict[str, Any]) -> dict[str, Any]:
+    """The bare object with what other forms of it have."""
+    if "metadata" not in inner:
+        inner["metadata"] = {"message_id": inner["message_id"], "timestamp": inner["timestamp"]}
+    context = inner.pop("_context", None)
+    if isinstance(context, dict):
+        inner.update({CONTEXT + name: value for name, value in context.items()})
+    return inner
+
+
+def _safe(raw: bytes | str, whole: dict[str, Any]) -> dict[str, Any]:
+    """A bare object without the secrets of whoever made the request: some services put their context into the payload too."""
+    named = _named_secrets(raw)
+    if named:
+        for name in _IN_CONTEXT:
+            named -= whole.pop(name, None) is not None
+        if named:
+            whole = _without_secrets(whole)
+    return whole
 
 
 def _named(body: bytes, error: str) -> SampleError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
@@ -13,6 +13,7 @@ from nephoscope.sample import check_time
 from nephoscope.times import parse_time
 from sources.notifications.envelope import Notification
 from sources.notifications.event_definitions import CATCH_ALL, EventDefinition
+from sources.notifications.lookup import Lookup, wanted
 from sources.notifications.paths import MISSING, PathError
 
 _encode = msgspec.json.Encoder().encode
@@ -37,45 +38,45 @@ class Events:
         self.definitions = tuple(definitions)
         self._drop_unmatched = drop_unmatched
         self._store_raw = frozenset(priority.lower() for priority in store_raw)
-        self._matching: dict[str, EventDefinition | None] = {}
-        self._getters: dict[int, list[tuple[str, str, Callable[[Any], Any], str | None]]] = {}
+        self._plans: dict[str, _Plan] = {}
+
+    @property
+    def wanted(self) -> set[str]:
+        """The members of a notification that the definitions' paths begin with."""
+        return wanted(t.field for d in (*self.definitions, CATCH_ALL) for t in d.traits)
 
     def matching(self, event_type: str) -> EventDefinition | None:
         """The definition for an event type; None: there is none, and none is wanted."""
-        try:
-            return self._matching[event_type]
-        except KeyError:
-            pass
         default = None if self._drop_unmatched else CATCH_ALL
-        found = next((d for d in reversed(self.definitions) if d.event_types.matches(event_type)), default)
-        if len(self._matching) >= _REMEMBERED:
-            self._matching.clear()
-        self._matching[event_type] = found
-        return found
+        return next((d for d in reversed(self.definitions) if d.event_types.matches(event_type)), default)
+
+    def _plan(self, event_type: str) -> _Plan:
+        if len(self._plans) >= _REMEMBERED:
+            self._plans.clear()
+        plan = self._plans[event_type] = _Plan(self.matching(event_type))
+        return plan
 
     def event(self, notification: Notification) -> tuple[Event | None, list[tuple[str, str]]]:
         """The event of a notification, if it becomes one; and the traits that could not be taken, each with what is wrong."""
-        definition = self.matching(notification.event_type)
-        if definition is None:
+        plan = self._plans.get(notification.event_type) or self._plan(notification.event_type)
+        if plan.definition is None:
             return None, []
-        getters = self._getters.get(id(definition))
-        if getters is None:
-            getters = [(t.name, t.type, t.field.getter, t.field.in_payload) for t in definition.traits]
-            self._getters[id(definition)] = getters
-        view = notification.view
-        payload = view["payload"] if isinstance(view["payload"], dict) else {}
-        traits: list[Trait] = []
+        view = notification.whole if plan.lookup.whole else notification.view
         wrong: list[tuple[str, str]] = []
-        for name, kind, get, inner in getters:
+        try:
+            values = plan.lookup.values(view)
+        except PathError:
+            values = plan.each(view)
+        traits: list[Trait] = []
+        for (name, kind), value in zip(plan.traits, values, strict=True):
+            if value is MISSING or value is None:
+                continue
+            if kind == TEXT and type(value) is str and len(value) <= _LONGEST:
+                traits.append(Trait(name, TEXT, value))
+                continue
             try:
-                value = get(view) if inner is None else payload.get(inner, MISSING)
-                if value is MISSING or value is None:
-                    continue
-                if kind == TEXT and type(value) is str and len(value) <= _LONGEST:
-                    traits.append(Trait(name, TEXT, value))
-                    continue
                 trait = _trait(name, kind, value)
-            except (PathError, ValueError, OverflowError) as error:
+            except (ValueError, OverflowError) as error:  # A PathError is a ValueError.
                 wrong.append((name, str(error)))
                 continue
             if trait is not None:
@@ -91,8 +92,31 @@ class Events:
         return event, wrong
 
 
+class _Plan:
+    """The definition for an event type: names and types of its traits, and the look-up of their values."""
+
+    def __init__(self, definition: EventDefinition | None) -> None:
+        traits = definition.traits if definition is not None else ()
+        self.definition = definition
+        self.traits = [(trait.name, trait.type) for trait in traits]
+        self.fields = [trait.field for trait in traits]
+        self.lookup = Lookup(self.fields)
+
+    def each(self, view: dict[str, Any]) -> list[Any]:
+        """The values looked up one by one, with the errors of those that cannot be."""
+        values: list[Any] = []
+        for field in self.fields:
+            try:
+                values.append(field.first(view))
+            except PathError as error:
+                values.append(error)
+        return values
+
+
 def _trait(name: str, kind: str, value: Any) -> Trait | None:
-    """The trait of a value; None where an empty text is no number and no time. Raises ValueError, OverflowError."""
+    """The trait of a value; None where an empty text is no number and no time. Raises PathError, ValueError, OverflowError."""
+    if isinstance(value, PathError):
+        raise value
     if kind == TEXT:
         text = (
             value if isinstance(value, str) else str(value) if type(value) in (int, bool) else _encode(value).decode()

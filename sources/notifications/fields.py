@@ -29,12 +29,10 @@ class Field(msgspec.Struct, frozen=True, eq=False):
         return self.paths[0].one if len(self.paths) == 1 else _first_of(tuple(path.one for path in self.paths))
 
     @property
-    def in_payload(self) -> str | None:
-        """The name of a member of the payload that is all that it takes, as nearly always; else None."""
-        if self.plugin is not None or len(self.paths) != 1:
-            return None
-        names = self.paths[0].names
-        return names[1] if names is not None and len(names) == 2 and names[0] == "payload" else None
+    def tops(self) -> tuple[str, ...] | None:
+        """The members of the view that its paths begin with; None: they may lead anywhere."""
+        found = [path.tops for path in self.paths]
+        return None if None in found else tuple(top for tops in found for top in tops or ())
 
     def first(self, view: dict[str, Any]) -> Any:
         """The value: MISSING where nothing is there, None where only nulls are. Raises PathError."""

@@ -23,7 +23,7 @@ from nephoscope.push import MAX_SAMPLE_BYTES, records_of, too_large
 from nephoscope.sample import Sample
 from nephoscope.times import SECOND
 from nephoscope.topics import EVENTS, SAMPLES, Log
-from sources.notifications.envelope import Notification, unwrap
+from sources.notifications.envelope import Notification, Opener
 from sources.notifications.events import Events
 from sources.notifications.meters import Meters
 
@@ -95,6 +95,7 @@ class Maker:
         self._max_message_bytes = max_message_bytes
         self._max_sample_bytes = max_sample_bytes
         self._max_future = round(max_future * SECOND)
+        self._open = Opener(meters.wanted | (events.wanted if events is not None else set())).open
 
     def make(self, deliveries: Sequence[Delivery]) -> Made:
         """The samples, events and dead letters of some messages, in their order."""
@@ -102,20 +103,17 @@ class Maker:
         latest = times.now() + self._max_future
         for delivery in deliveries:
             try:
-                notification = self._opened(delivery.body, latest)
+                body = delivery.body
+                if len(body) > self._max_message_bytes:
+                    raise SampleError("too_large", f"{len(body)} bytes; the limit is {self._max_message_bytes}")
+                notification = self._open(body)
+                if notification.timestamp > latest:
+                    at = times.format_time(notification.timestamp)
+                    raise SampleError("future", f"{notification.event_type} is of {at}, further ahead than max_future")
                 self._one(notification, delivery, made)
             except SampleError as error:
                 self._bury(made, delivery, error.reason, str(error))
         return made
-
-    def _opened(self, body: bytes, latest: int) -> Notification:
-        if len(body) > self._max_message_bytes:
-            raise SampleError("too_large", f"{len(body)} bytes; the limit is {self._max_message_bytes}")
-        notification = unwrap(body)
-        if notification.timestamp > latest:
-            at = times.format_time(notification.timestamp)
-            raise SampleError("future", f"{notification.event_type} is of {at}, further ahead than max_future")
-        return notification
 
     def _one(self, notification: Notification, delivery: Delivery, made: Made) -> None:
         found = self._meters.samples(notification)

@@ -6,12 +6,12 @@ notification that arrives again makes the same samples again, and the flow and t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
-from nephoscope.errors import SampleError
+from nephoscope.errors import NephoscopeError, SampleError
 from nephoscope.identity import notification_id
 from nephoscope.sample import TYPES, Sample, check_time, metadata_text, volume_of
 from nephoscope.times import parse_time
@@ -19,7 +19,9 @@ from sources.notifications import builtin
 from sources.notifications.definitions import MANY, MeterDefinition
 from sources.notifications.envelope import Notification
 from sources.notifications.fields import Field, field_of
+from sources.notifications.lookup import wanted
 from sources.notifications.paths import MISSING, PathError, compile_path
+from sources.notifications.quick import Quick
 from sources.user_metadata import user_metadata
 
 _USER = field_of(tuple(map(compile_path, ("$.ctxt.user_id", "$.ctxt.user"))))
@@ -31,9 +33,9 @@ class Made(msgspec.Struct):
     """What a notification came to: samples, and of each that could not be made the definition's name, a reason and the detail."""
 
     samples: list[Sample]
-    refused: list[tuple[str, str, str]]
     empty: int = 0
     """Samples whose volume is null: there is nothing to measure yet (an image that is being saved has no size)."""
+    refused: list[tuple[str, str, str]] = []
 
     def refuse(self, what: str, reason: str, detail: str) -> None:
         """Note what could not be made."""
@@ -60,12 +62,29 @@ class Meters:
         """The definitions for an event type."""
         return self._plan(event_type).definitions
 
+    @property
+    def wanted(self) -> set[str]:
+        """The members of a notification that the definitions' paths begin with."""
+        fields = (field for definition in self.definitions for field in _fields(definition))
+        return wanted([_USER, _PROJECT, *fields])
+
     def samples(self, notification: Notification) -> Made:
         """The samples of a notification. What one definition cannot make holds up no other."""
-        made = Made([], [])
+        plan = self._plans.get(notification.event_type) or self._plan(notification.event_type)
+        if plan.quick is not None:
+            try:
+                return Made(*plan.quick.samples(notification))
+            except (ValueError, OverflowError, RecursionError, NephoscopeError):
+                pass  # Something is not as expected.
+        elif plan.nothing:
+            return Made([])
+        return self._one_by_one(plan, notification)
+
+    def _one_by_one(self, plan: _Plan, notification: Notification) -> Made:
+        """The general way, which says of each sample what is wrong with it."""
+        made = Made([])
         if builtin.handles(notification.event_type):
             made.samples += builtin.samples_of(notification, self._source, self._secret, made.refuse)
-        plan = self._plan(notification.event_type)
         if not plan.definitions:
             return made
         reading = _Reading(plan, notification, self._source)
@@ -87,16 +106,24 @@ class Meters:
         return made
 
     def _plan(self, event_type: str) -> _Plan:
-        known = self._plans.get(event_type)
-        if known is None:
-            if len(self._plans) >= _REMEMBERED:
-                self._plans.clear()
-            matching = tuple(d for d in self.definitions if d.event_types.matches(event_type))
-            known = self._plans[event_type] = _Plan(matching)
-        return known
+        if len(self._plans) >= _REMEMBERED:
+            self._plans.clear()
+        matching = tuple(d for d in self.definitions if d.event_types.matches(event_type))
+        plan = self._plans[event_type] = _Plan(matching)
+        if not builtin.handles(event_type):
+            plan.nothing = not matching
+            if matching and all(map(Quick.takes, matching)):
+                plan.quick = Quick(matching, self._source, (_USER, _PROJECT))
+        return plan
 
 
 _VOLUME = MANY.index("volume")
+
+
+def _fields(definition: MeterDefinition) -> list[Field]:
+    """Every field that it asks for."""
+    asked = [getattr(definition, name) for name in MANY] + [definition.user_metadata]
+    return [field for field in (*asked, *(f for _, f in definition.metadata or ())) if field is not None]
 
 
 class _Plan:
@@ -107,29 +134,18 @@ class _Plan:
 
     def __init__(self, definitions: tuple[MeterDefinition, ...]) -> None:
         self.definitions = definitions
+        self.nothing = False
+        self.quick: Quick | None = None
         self.fields: list[Field] = []
         found: dict[int, int] = {}
         for definition in definitions:
-            asked = [getattr(definition, name) for name in MANY] + [definition.user_metadata]
-            for field in (*asked, *(f for _, f in definition.metadata or ())):
-                if field is not None and found.setdefault(id(field), len(self.fields)) == len(self.fields):
+            for field in _fields(definition):
+                if found.setdefault(id(field), len(self.fields)) == len(self.fields):
                     self.fields.append(field)
         self.found = found
-        self.names = [_in_payload(field) for field in self.fields]
+        self.whole = any(field.tops is None for field in self.fields)
         self.getters = [field.getter for field in self.fields]
-        # Of those with a name in the payload, these have alternatives to it.
-        self.several = [i for i, f in enumerate(self.fields) if self.names[i] is not None and len(f.paths) > 1]
-        self.constants = [(i, f.constant) for i, f in enumerate(self.fields) if not f.paths]
-        self.others = [i for i, name in enumerate(self.names) if name is None and self.fields[i].paths]
         self.places = [[found.get(id(getattr(d, name)), -1) for name in MANY] for d in definitions]
-
-
-def _in_payload(field: Field) -> str | None:
-    """The name of what a field takes if it is a member of the payload, as nearly all are; else None."""
-    if field.plugin is not None or not field.paths or not isinstance(field.paths[0].names, tuple):
-        return None
-    names = field.paths[0].names
-    return names[1] if len(names) == 2 and names[0] == "payload" else None
 
 
 class _Reading:
@@ -138,47 +154,26 @@ class _Reading:
     def __init__(self, plan: _Plan, notification: Notification, source: str) -> None:
         self._plan = plan
         self._notification = notification
-        self._view = notification.view
+        self._view = notification.whole if plan.whole else notification.view
         self._source = source
-        self._failed = False
         self._user: str | None = None
         self._project: str | None = None
-        payload = self._view.get("payload")
-        if isinstance(payload, dict):
-            get = payload.get
-            self._values = [get(name, MISSING) for name in plan.names]
-            values = self._values
-            for place, constant in plan.constants:
-                values[place] = constant
-            for place in plan.several:
-                # A null may have an alternative.
-                if values[place] is MISSING or values[place] is None:
-                    self._get(place)
-            for place in plan.others:
-                self._get(place)
-        else:
-            self._values = [MISSING] * len(plan.fields)
-            for place in range(len(plan.fields)):
-                self._get(place)
         # At -1: what is not defined.
-        self._values.append(MISSING)
+        self._values = [*map(self._got, plan.getters), MISSING]
         self._texts: dict[object, str] = {}
 
-    def _get(self, place: int) -> None:
+    def _got(self, getter: Callable[[dict[str, Any]], Any]) -> Any:
         try:
-            self._values[place] = self._plan.getters[place](self._view)
+            return getter(self._view)
         except PathError as error:
-            self._values[place] = error
-            self._failed = True
+            return error
 
     def row(self, places: list[int]) -> list[Any]:
         """The values at some places; MISSING at -1. Raises PathError where one of them cannot be worked out."""
-        values = self._values
-        row = [values[place] for place in places]
-        if self._failed:
-            for value in row:
-                if isinstance(value, PathError):
-                    raise value
+        row = [self._values[place] for place in places]
+        for value in row:
+            if isinstance(value, PathError):
+                raise value
         return row
 
     def first(self, field: Field | None) -> Any:

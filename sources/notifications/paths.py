@@ -38,13 +38,22 @@ MISSING: Any = type("Missing", (), {"__repr__": lambda _: "MISSING", "__bool__":
 class Path:
     """A compiled path. `one(view)` gives the first value that is not null, else None or MISSING; `all(view)` every value, nulls included.
 
-    Both raise PathError where the path cannot be worked out. `names`: of a path of names alone, those.
+    Both raise PathError where the path cannot be worked out. `names`: of a path of names alone, those. `tops`: the members of the view that it
+    may begin with; None: it may lead anywhere.
     """
 
-    __slots__ = ("all", "names", "one", "text")
+    __slots__ = ("all", "names", "one", "text", "tops")
 
-    def __init__(self, text: str, find: Find, one: Callable[[Any], Any], names: tuple[str, ...] | None = None) -> None:
+    def __init__(
+        self,
+        text: str,
+        find: Find,
+        one: Callable[[Any], Any],
+        tops: tuple[str, ...] | None = None,
+        names: tuple[str, ...] | None = None,
+    ) -> None:
         self.text = text
+        self.tops = tops
         self.names = names
         self.all = find
         self.one = one
@@ -75,13 +84,16 @@ def compile_path(text: str) -> Path:
         found = find(view)
         return next((value for value in found if value is not None), None if found else MISSING)
 
-    return Path(text, find, one)
+    first = steps[0] if steps else None
+    return Path(text, find, one, (first,) if isinstance(first, str) and first != "ctxt" else None)
 
 
 def _by_names(text: str, names: tuple[str, ...]) -> Path:
     """A path of names alone, as nearly all are."""
+    tops: tuple[str, ...] | None = names[:1]
     if names[0] == "ctxt":
         one = _of_context(names)
+        tops = ("ctxt", CONTEXT + names[1]) if len(names) > 1 else None
     else:
         one = _of_one(*names) if len(names) == 1 else _of_two(*names) if len(names) == 2 else _of_many(names)
 
@@ -89,7 +101,7 @@ def _by_names(text: str, names: tuple[str, ...]) -> Path:
         value = one(view)
         return [] if value is MISSING else [value]
 
-    return Path(text, find, one, names)
+    return Path(text, find, one, tops, names)
 
 
 def _of_one(name: str) -> Callable[[Any], Any]:
