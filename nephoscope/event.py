@@ -35,7 +35,7 @@ _TESTS: Final = {
 }
 
 
-class Trait(msgspec.Struct, frozen=True):
+class Trait(msgspec.Struct, frozen=True, gc=False):
     """One fact of an event. The value is a str, an int (64 bits), a finite float, or microseconds UTC, as `type` says."""
 
     name: str
@@ -43,7 +43,7 @@ class Trait(msgspec.Struct, frozen=True):
     value: str | int | float
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True):
+class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What happened. Traits: each name once. `raw`: the notification, as the text of a JSON object, where it is kept."""
 
     message_id: str

@@ -10,7 +10,7 @@ An event's partition follows from its message_id.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -18,7 +18,7 @@ import msgspec
 from nephoscope.batch import MAX_MESSAGE
 from nephoscope.errors import BatchError
 from nephoscope.event import DATETIME, Event
-from nephoscope.partition import partition
+from nephoscope.partition import partitions_of_new
 from nephoscope.times import format_time
 from nephoscope.topics import Record
 
@@ -45,11 +45,12 @@ def event_to_dict(event: Event) -> dict[str, Any]:
     }
 
 
-def event_records(events: Iterable[Event], partitions: int) -> Iterator[Record]:
+def event_records(events: Sequence[Event], partitions: int) -> Iterator[Record]:
     """The messages of some events, in their order within a partition, each below the brokers' limit (an event alone may be above it)."""
     groups: dict[int, list[bytes]] = {}
-    for event in events:
-        groups.setdefault(partition(event.message_id, partitions), []).append(_encode(event))
+    numbers = partitions_of_new([event.message_id for event in events], partitions)
+    for number, event in zip(numbers, events, strict=True):
+        groups.setdefault(number, []).append(_encode(event))
     for number, group in groups.items():
         piece: list[bytes] = []
         size = 0

@@ -5,59 +5,77 @@ A batch of a few dozen samples costs some 14 small Arrow arrays, far more than i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from operator import attrgetter
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
-from nephoscope.batch import SCHEMA, Batch, Header, batch_of
+from nephoscope.batch import SCHEMA, Batch, Header
 from nephoscope.partition import partition
 from nephoscope.sample import Sample
+
+_Pieces = list[list[Sample]]
 
 
 def grouped(samples: Sequence[Sample], header: Header, partitions: int) -> Iterator[tuple[int, Batch]]:
     """(partition, batch) for each partition that has samples, in their order; dictionaries hold the words that the batch uses."""
-    if not samples:
-        return
-    numbers = np.fromiter((partition(s.resource_id, partitions) for s in samples), np.int64, len(samples))
-    order = np.argsort(numbers, kind="stable")
-    numbers = numbers[order]
-    whole = batch_of([samples[i] for i in order.tolist()], header)
-    starts = np.flatnonzero(np.diff(numbers, prepend=-1))
-    if len(starts) == 1:
-        yield int(numbers[0]), whole
-        return
-    ends = [*starts[1:].tolist(), len(numbers)]
-    columns = [
-        _cut_words(column, starts, ends)
-        if pa.types.is_dictionary(column.type)
-        else [column.slice(start, end - start) for start, end in zip(starts.tolist(), ends, strict=True)]
-        for column in whole.rows.columns
-    ]
-    for number, *parts in zip(numbers[starts].tolist(), *columns, strict=True):
+    found: dict[int, list[Sample]] = {}
+    for sample in samples:
+        found.setdefault(partition(sample.resource_id, partitions), []).append(sample)
+    numbers = sorted(found)
+    pieces = [found[number] for number in numbers]
+    columns = [_WAYS[field.name](field.name, field.type, pieces) for field in SCHEMA]
+    for number, *parts in zip(numbers, *columns, strict=True):
         yield number, Batch(pa.RecordBatch.from_arrays(parts, schema=SCHEMA), header)
 
 
-def _cut_words(column: Any, starts: Any, ends: Sequence[int]) -> list[Any]:
-    """The pieces of a column of text, each with the words that it uses, in the order in which they first stand in `column`."""
-    codes, words = column.indices.to_numpy(), column.dictionary
-    firsts, lasts = np.minimum.reduceat(codes, starts), np.maximum.reduceat(codes, starts)
-    # Codes are given in the order of the first use. So where a piece's least is above all before, it uses all from there to its greatest,
-    # and nothing else: that is how resources lie, each in one partition.
-    before = np.concatenate(([-1], np.maximum.accumulate(lasts)[:-1]))
-    out = []
-    for start, end, first, last, fresh in zip(
-        starts.tolist(), ends, firsts.tolist(), lasts.tolist(), (firsts > before).tolist(), strict=True
-    ):
-        some = codes[start:end]
-        if len(words) == 1:
-            out.append(column.slice(start, end - start))
-            continue
-        if fresh or first == last:
-            used, some = words.slice(first, last - first + 1), some - first
+def _plain(name: str, kind: Any, pieces: _Pieces) -> list[Any]:
+    """A column of numbers, times or ids, cut."""
+    values = list(map(attrgetter(_ATTRIBUTES.get(name, name)), chain.from_iterable(pieces)))
+    whole = pa.array(values, pa.int64()).cast(kind) if pa.types.is_timestamp(kind) else pa.array(values, kind)
+    return _cut(whole, [len(piece) for piece in pieces])
+
+
+def _words(name: str, kind: Any, pieces: _Pieces) -> list[Any]:
+    """A column of text, cut: the codes of all pieces are one array, and so are their words, each piece's in the order of their first use."""
+    get = attrgetter(_ATTRIBUTES.get(name, name))
+    codes: list[int] = []
+    words: list[str] = []
+    sizes: list[int] = []
+    for piece in pieces:
+        texts = list(map(get, piece))
+        if texts.count(texts[0]) == len(texts):  # As most are: the source, the type, …
+            used = texts[:1]
+            codes += [0] * len(texts)
         else:
-            found, some = np.unique(some, return_inverse=True)
-            used, some = words.take(pa.array(found)), some.astype(np.int32)
-        out.append(pa.DictionaryArray.from_arrays(pa.array(some), used))
+            # Python has hashed most of these texts before, Arrow would hash them again: the same few, and long ones.
+            used = list(dict.fromkeys(texts))
+            codes += map(dict(zip(used, range(len(used)), strict=True)).__getitem__, texts)
+        words += used
+        sizes.append(len(used))
+    return [
+        pa.DictionaryArray.from_arrays(some, of, safe=False)
+        for some, of in zip(
+            _cut(pa.array(codes, kind.index_type), [len(piece) for piece in pieces]),
+            _cut(pa.array(words, kind.value_type), sizes),
+            strict=True,
+        )
+    ]
+
+
+def _cut(whole: Any, lengths: Sequence[int]) -> list[Any]:
+    """The pieces of an array."""
+    out = []
+    start = 0
+    for length in lengths:
+        out.append(whole.slice(start, length))
+        start += length
     return out
+
+
+_ATTRIBUTES = {"resource_metadata": "metadata"}
+_WAYS: dict[str, Callable[[str, Any, _Pieces], list[Any]]] = {
+    field.name: _words if pa.types.is_dictionary(field.type) else _plain for field in SCHEMA
+}

@@ -51,6 +51,24 @@ def partitions_of(keys: Iterable[str], partitions: int = PARTITIONS) -> list[int
     return [partition(k, partitions) for k in keys]
 
 
+def partitions_of_new(keys: Sequence[str], partitions: int = PARTITIONS) -> list[int]:
+    """The same of keys that come only once, many at a time: worked out together, and not remembered."""
+    if partitions < 1:
+        raise ValueError(f"partitions must be at least 1, not {partitions}")
+    hashed = np.fromiter(map(key_hash, keys), np.uint64, len(keys))
+    found = np.zeros(len(keys), np.int64)
+    going = np.arange(len(keys))
+    place = found.copy()
+    while len(going):
+        # As `jump`, a step of all that have not arrived. Both sides of the division are below 2**53, so it rounds as Python's.
+        found[going] = place
+        hashed = hashed * np.uint64(2862933555777941757) + np.uint64(1)
+        far = ((place + 1) * (1 << 31)).astype(np.float64) / ((hashed >> np.uint64(33)) + np.uint64(1)).astype(np.float64)
+        within = far < partitions
+        going, hashed, place = going[within], hashed[within], far[within].astype(np.int64)
+    return found.tolist()  # type: ignore[no-any-return] # numpy's tolist gives Any.
+
+
 @lru_cache(maxsize=1 << 18)
 def slot(target: str, slots: int = SLOTS) -> int:
     """The slot of a polled target."""

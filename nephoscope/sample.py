@@ -31,7 +31,7 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
 
-class Sample(msgspec.Struct, frozen=True, kw_only=True):
+class Sample(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One measurement of one meter of one resource.
 
     `timestamp` and `measured_at` are microseconds UTC (measured_at: NEVER where unknown); `metadata` is the

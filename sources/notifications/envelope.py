@@ -12,7 +12,7 @@ and ``metadata`` (from Mitaka).
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any, TypedDict
 
 import msgspec
@@ -124,7 +124,7 @@ def unwrap(body: bytes) -> Notification:
 
 
 class Opener:
-    """Opens messages of which only some members are asked for: the others are passed over unread, which is twice as fast.
+    """Opens messages of which only some members are asked for: the others are passed over unread, which takes half the time.
 
     Args:
         wanted: names of the members that paths begin with, beside those that every notification has.
@@ -133,11 +133,9 @@ class Opener:
 
     def __init__(self, wanted: Collection[str]) -> None:
         self._metadata = "metadata" in wanted
-        kinds: dict[str, Any] = dict.fromkeys(wanted, Any)
+        kinds: dict[str, Any] = dict.fromkeys(wanted, str | int | float | bool | None)
         kinds |= {name: str for name in ("message_id", "event_type", "timestamp")}
-        kinds |= dict.fromkeys(("publisher_id", "priority"), str | None)
-        kinds |= dict.fromkeys(("payload", "_context"), Any)
-        kinds |= dict.fromkeys(_IN_CONTEXT, msgspec.Raw)
+        kinds |= {"publisher_id": str | None, "priority": str | None, "payload": msgspec.Raw, "_context": dict[str, Any]}
         self._view = msgspec.json.Decoder(TypedDict("View", kinds, total=False)).decode  # type: ignore[operator] # The names are not known before.
 
     def open(self, body: bytes) -> Notification:
@@ -149,12 +147,15 @@ class Opener:
             timestamp = parse_time(view["timestamp"])
             if not (0 <= timestamp < TOO_LATE and view["message_id"] and view["event_type"]):
                 return unwrap(body)
-            view["payload"]
+            text = bytes(view["payload"])
+            payload = _decode(text)
         except (ValueError, KeyError, OverflowError, RecursionError):  # msgspec's errors are ValueErrors.
             return unwrap(body)
-        if "auth_token" in raw or "service_catalog" in raw:
-            view = _safe(raw, view)
-        if self._metadata or "_context" in view:
+        view["payload"] = _without_secrets(payload) if b"auth_token" in text or b"service_catalog" in text else payload
+        if "_context" in view:
+            view["_context"] = _without_secrets(view["_context"])
+            _seen(view)
+        elif self._metadata:
             _seen(view)
         return Notification(raw, view, timestamp, whole=False)
 
@@ -211,8 +212,15 @@ def _named_secrets(raw: bytes | str) -> int:
 
 
 def _without_secrets(value: Any) -> Any:
+    """The same value, without them."""
     if isinstance(value, dict):
-        return {name: _without_secrets(inner) for name, inner in value.items() if name not in _SECRET}
-    if isinstance(value, list):
-        return [_without_secrets(inner) for inner in value]
+        if not _SECRET.isdisjoint(value):
+            for name in _SECRET:
+                value.pop(name, None)
+        within: Iterable[Any] = value.values()
+    else:
+        within = value if isinstance(value, list) else ()
+    for inner in within:
+        if type(inner) is dict or type(inner) is list:
+            _without_secrets(inner)
     return value

@@ -94,6 +94,8 @@ class Maker:
         self._counts = counts
         self._max_message_bytes = max_message_bytes
         self._max_sample_bytes = max_sample_bytes
+        # A character is 4 bytes at most, and JSON that is read holds no half of a surrogate pair.
+        self._surely_small = max_sample_bytes // 4
         self._max_future = round(max_future * SECOND)
         self._open = Opener(meters.wanted | (events.wanted if events is not None else set())).open
 
@@ -122,6 +124,10 @@ class Maker:
         for what, reason, detail in found.refused:
             self._bury(made, delivery, reason, f"{notification.event_type}: {what}: {detail}")
         for sample in found.samples:
+            texts = len(sample.resource_id) + len(sample.metadata) + len(sample.name) + len(sample.unit)
+            if texts <= self._surely_small:
+                made.samples.append(sample)
+                continue
             try:
                 size = too_large(self._max_sample_bytes, sample.resource_id, sample.metadata, sample.name, sample.unit)
                 if size:

@@ -7,11 +7,12 @@ of plain steps, as nearly all are, runs as a few look-ups; any other is left to 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import jsonpath_ng
+from jsonpath_ng.ext.filter import Expression, Filter
 from jsonpath_ng.ext.parser import parse
 from jsonpath_ng.ext.string import Split, Sub
 
@@ -78,14 +79,15 @@ def compile_path(text: str) -> Path:
     steps = _plain(tree)
     if steps and all(isinstance(step, str) for step in steps):
         return _by_names(text, tuple(steps))
-    find = _follower(steps) if steps is not None and steps[:1] != ["ctxt"] else _left_to_library(text, tree)
+    if steps is None or steps[:1] == ["ctxt"]:
+        find = _left_to_library(text, tree)
+        return Path(text, find, lambda view: _first(find(view)))
+    return _by_steps(text, steps)
 
-    def one(view: Any) -> Any:
-        found = find(view)
-        return next((value for value in found if value is not None), None if found else MISSING)
 
-    first = steps[0] if steps else None
-    return Path(text, find, one, (first,) if isinstance(first, str) and first != "ctxt" else None)
+def _first(found: list[Any]) -> Any:
+    """The first value that is not null, else None; MISSING where there is none."""
+    return next((value for value in found if value is not None), None if found else MISSING)
 
 
 def _by_names(text: str, names: tuple[str, ...]) -> Path:
@@ -161,7 +163,30 @@ def _plain(tree: Any) -> list[Step] | None:
         return [tree.indices[0]] if len(tree.indices) == 1 else None
     if isinstance(tree, Split | Sub):
         return [_Function(tree)]
+    if isinstance(tree, Filter):
+        return _where(tree)
     return None
+
+
+def _where(tree: Filter) -> list[Step] | None:
+    """The step of a filter for a member that is equal to a text: `[?(@.name='cpu')]`."""
+    if len(tree.expressions) != 1 or not isinstance(tree.expressions[0], Expression):
+        return None
+    test = tree.expressions[0]
+    target, value = test.target, test.value
+    if test.op not in ("=", "==") or type(value) is not str or not isinstance(target, jsonpath_ng.Child):
+        return None
+    name = _plain(target.right)
+    if not isinstance(target.left, jsonpath_ng.This) or name is None or len(name) != 1 or not isinstance(name[0], str):
+        return None
+    return [_Where(name[0], value)]
+
+
+class _Where(NamedTuple):
+    """Those that have this text for a member of this name."""
+
+    name: str
+    value: str
 
 
 class _Function:
@@ -171,14 +196,25 @@ class _Function:
         self.of = lru_cache(maxsize=1024)(lambda value: [match.value for match in tree.find(value)])
 
 
-def _follower(steps: list[Step]) -> Find:
+def _by_steps(text: str, steps: list[Step]) -> Path:
+    """A path of plain steps."""
+    count = next((i for i, step in enumerate(steps) if not isinstance(step, str)), len(steps))
+    names, rest = tuple(steps[:count]), steps[count:]
+    lead = _of_many(names)
+
     def find(view: Any) -> list[Any]:
-        values = [view]
-        for step in steps:
+        value = lead(view)
+        values = [] if value is MISSING else [value]
+        for step in rest:
             values = _one_step(step, values)
         return values
 
-    return find
+    def of_text(view: Any) -> Any:
+        value = lead(view)
+        return _first(rest[0].of(value)) if isinstance(value, str) else MISSING
+
+    single = len(rest) == 1 and isinstance(rest[0], _Function)
+    return Path(text, find, of_text if single else lambda view: _first(find(view)), names[:1] or None)
 
 
 def _one_step(step: Step, values: list[Any]) -> list[Any]:
@@ -189,7 +225,15 @@ def _one_step(step: Step, values: list[Any]) -> list[Any]:
         return [value[step] for value in values if isinstance(value, dict) and step in value]
     if isinstance(step, int):
         return [value[step] for value in values if isinstance(value, list) and -len(value) <= step < len(value)]
+    if isinstance(step, _Where):
+        among = [v for value in values for v in _members(value)]
+        return [v for v in among if isinstance(v, dict) and v.get(step.name) == step.value]
     return [found for value in values if isinstance(value, str) for found in step.of(value)]
+
+
+def _members(value: Any) -> Iterable[Any]:
+    """What a filter looks through."""
+    return value if isinstance(value, list) else value.values() if isinstance(value, dict) else ()
 
 
 def _left_to_library(text: str, tree: Any) -> Find:

@@ -24,6 +24,7 @@ from sources.user_metadata import user_metadata
 
 _encode = msgspec.json.Encoder().encode
 _isfinite = math.isfinite
+_USER, _PROJECT = 0, 1
 
 
 class UnexpectedError(ValueError):
@@ -41,8 +42,12 @@ class _Entry(NamedTuple):
 
 
 class _Group(NamedTuple):
-    """Definitions of one resource, owner, time and metadata that follow each other. `metadata_at`: which of the texts of metadata."""
+    """Definitions of one resource, owner, time and metadata that follow each other. `metadata_at`: which of the texts of metadata.
 
+    `resources`: of definitions that make a sample of each resource of a list, where it is found.
+    """
+
+    resources: Field | None
     resource_at: int
     user_at: int
     project_at: int
@@ -70,7 +75,6 @@ class Quick:
 
     def __init__(self, definitions: Sequence[MeterDefinition], source: str, owner: tuple[Field, Field]) -> None:
         self._source = source
-        self._user, self._project = owner[0].getter, owner[1].getter
         self._fields: list[Field] = []
         # At -1: what is not defined. Other constants stand before it.
         self._constants: list[Any] = [MISSING]
@@ -85,16 +89,21 @@ class Quick:
             if metadata_at == len(self._metadata):
                 self._metadata.append(self._metadata_of(definition))
             self._add(definition, metadata_at)
+        self._owner = owner
+        # Where all definitions name both, the request's are hardly ever asked for.
+        needed = any(None in (d.user_id, d.project_id) for d in definitions)
+        self._owner_at = [self._place(field) for field in owner] if needed else []
         self._lookup = Lookup(self._fields)
         self.whole = self._lookup.whole
         self._constants.reverse()
 
     @staticmethod
     def takes(definition: MeterDefinition) -> bool:
-        """Whether it can be made this way: a sample, of a type that stands in the definition."""
+        """Whether it can be made this way: a sample, or one of each resource, of a type that stands in the definition."""
         named = (definition.name, definition.unit)
         return (
-            not definition.lookup
+            (not definition.lookup or (definition.lookup == ("resource_id",) and not definition.name.paths))
+            and bool(definition.resource_id.paths)
             and not definition.type.paths
             and all(field.paths or type(field.constant) is str for field in named)
             and (bool(definition.volume.paths) or _isfinite(definition.volume.constant))
@@ -122,7 +131,8 @@ class Quick:
     def _add(self, definition: MeterDefinition, metadata_at: int) -> None:
         place = self._place
         shared = (
-            place(definition.resource_id),
+            definition.resource_id if definition.lookup else None,
+            place(None if definition.lookup else definition.resource_id),
             place(definition.user_id),
             place(definition.project_id),
             place(definition.timestamp),
@@ -147,20 +157,21 @@ class Quick:
         values = self._lookup.values(view)
         values += self._constants
         head = notification_head(notification.message_id)
-        source = self._source
+        source, counted = self._source, self._counted
         texts: dict[int, str] = {}
         positions: dict[str, int] = {}
         samples: list[Sample] = []
         empty = 0
-        for resource_at, user_at, project_at, moment_at, metadata_at, entries in self._groups:
-            resource = values[resource_at]
-            if type(resource) is not str or not resource:
-                raise UnexpectedError
+        for several, resource_at, user_at, project_at, moment_at, metadata_at, entries in self._groups:
+            resources = (values[resource_at],) if several is None else several.all(view)
+            for resource in resources:
+                if type(resource) is not str or not resource:
+                    raise UnexpectedError
             user, project, moment = values[user_at], values[project_at], values[moment_at]
             if type(user) is not str or not user:
-                user = _text(user) or _text(self._user(view))
+                user = _text(user) or self._of_request(_USER, values, view)
             if type(project) is not str or not project:
-                project = _text(project) or _text(self._project(view))
+                project = _text(project) or self._of_request(_PROJECT, values, view)
             moment = check_time(parse_time(text)) if (text := _text(moment)) else notification.timestamp
             metadata = texts.get(metadata_at)
             if metadata is None:
@@ -169,7 +180,7 @@ class Quick:
                 volume = values[volume_at]
                 if type(volume) is not float:
                     if volume is None:
-                        empty += 1
+                        empty += len(resources)
                         continue
                     if type(volume) is not int and type(volume) is not str:
                         raise UnexpectedError
@@ -179,28 +190,32 @@ class Quick:
                 name, unit = values[name_at], values[unit_at]
                 if type(unit) is not str:
                     unit = _text(unit)
-                if place is None or self._counted:
-                    if type(name) is not str or not name:
-                        raise UnexpectedError
-                    position = positions.get(name, 0)
-                    positions[name] = position + 1
-                    place = notification_place(name, position)
-                samples.append(
-                    Sample(
-                        name=name,
-                        type=kind,
-                        unit=unit,
-                        volume=volume,
-                        user_id=user,
-                        project_id=project,
-                        resource_id=resource,
-                        timestamp=moment,
-                        metadata=metadata,
-                        source=source,
-                        id=id_at(head, place),
+                if place is None and (type(name) is not str or not name):
+                    raise UnexpectedError
+                for resource in resources:
+                    if place is None or counted or several is not None:
+                        position = positions.get(name, 0)
+                        positions[name] = position + 1
+                        place = notification_place(name, position)
+                    samples.append(
+                        Sample(
+                            name=name,
+                            type=kind,
+                            unit=unit,
+                            volume=volume,
+                            user_id=user,
+                            project_id=project,
+                            resource_id=resource,
+                            timestamp=moment,
+                            metadata=metadata,
+                            source=source,
+                            id=id_at(head, place),
+                        )
                     )
-                )
         return samples, empty
+
+    def _of_request(self, which: int, values: list[Any], view: dict[str, Any]) -> str:
+        return _text(values[self._owner_at[which]] if self._owner_at else self._owner[which].first(view))
 
     def _written(self, metadata: _Metadata, notification: Notification, values: list[Any]) -> str:
         """The text of metadata."""
