@@ -63,10 +63,12 @@ def partitions_of_new(keys: Sequence[str], partitions: int = PARTITIONS) -> list
         # As `jump`, a step of all that have not arrived. Both sides of the division are below 2**53, so it rounds as Python's.
         found[going] = place
         hashed = hashed * np.uint64(2862933555777941757) + np.uint64(1)
-        far = ((place + 1) * (1 << 31)).astype(np.float64) / ((hashed >> np.uint64(33)) + np.uint64(1)).astype(np.float64)
+        far = ((place + 1) * (1 << 31)).astype(np.float64) / ((hashed >> np.uint64(33)) + np.uint64(1)).astype(
+            np.float64
+        )
         within = far < partitions
         going, hashed, place = going[within], hashed[within], far[within].astype(np.int64)
-    return found.tolist()  # type: ignore[no-any-return] # numpy's tolist gives Any.
+    return found.tolist()
 
 
 @lru_cache(maxsize=1 << 18)

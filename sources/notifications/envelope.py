@@ -134,8 +134,13 @@ class Opener:
     def __init__(self, wanted: Collection[str]) -> None:
         self._metadata = "metadata" in wanted
         kinds: dict[str, Any] = dict.fromkeys(wanted, str | int | float | bool | None)
-        kinds |= {name: str for name in ("message_id", "event_type", "timestamp")}
-        kinds |= {"publisher_id": str | None, "priority": str | None, "payload": msgspec.Raw, "_context": dict[str, Any]}
+        kinds |= dict.fromkeys(("message_id", "event_type", "timestamp"), str)
+        kinds |= {
+            "publisher_id": str | None,
+            "priority": str | None,
+            "payload": msgspec.Raw,
+            "_context": dict[str, Any],
+        }
         self._view = msgspec.json.Decoder(TypedDict("View", kinds, total=False)).decode  # type: ignore[operator] # The names are not known before.
 
     def open(self, body: bytes) -> Notification:

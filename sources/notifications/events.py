@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from nephoscope.errors import SampleError
 from nephoscope.event import DATETIME, FLOAT, INT, TEXT, Event, Trait
 from nephoscope.sample import check_time
 from nephoscope.times import parse_time
@@ -74,14 +75,17 @@ class Events:
             if kind == TEXT and type(value) is str and len(value) <= _LONGEST:
                 traits.append(Trait(name, TEXT, value))
                 continue
+            if kind == INT and type(value) is int and -(2**63) <= value < 2**63:
+                traits.append(Trait(name, INT, value))
+                continue
             try:
                 trait = _trait(name, kind, value)
-            except (ValueError, OverflowError) as error:  # A PathError is a ValueError.
+            except (SampleError, ValueError, OverflowError) as error:  # A PathError is a ValueError.
                 wrong.append((name, str(error)))
                 continue
             if trait is not None:
                 traits.append(trait)
-        raw = notification.kept() if notification.priority in self._store_raw else "{}"
+        raw = notification.kept() if self._store_raw and notification.priority in self._store_raw else "{}"
         event = Event(
             message_id=notification.message_id,
             event_type=notification.event_type,

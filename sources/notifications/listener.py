@@ -34,6 +34,10 @@ WINDOW = 0.1
 """Seconds that a notification waits for others."""
 
 
+_SURELY_SHORT = MAX_NAME // 4
+"""Characters of a name whose bytes need no counting."""
+
+
 class Delivery(NamedTuple):
     """A message, where it came from (for dead letters), and what its feed acknowledges it by."""
 
@@ -64,6 +68,11 @@ class Made(NamedTuple):
     samples: list[Sample]
     events: list[Event]
     letters: list[DeadLetter]
+
+
+def _none(_: Notification) -> tuple[None, list[tuple[str, str]]]:
+    """The event where none is wanted."""
+    return None, []
 
 
 class Maker:
@@ -103,27 +112,36 @@ class Maker:
         """The samples, events and dead letters of some messages, in their order."""
         made = Made([], [], [])
         latest = times.now() + self._max_future
+        events = self._events.event if self._events is not None else _none
         for delivery in deliveries:
+            body = delivery.body
             try:
-                body = delivery.body
                 if len(body) > self._max_message_bytes:
                     raise SampleError("too_large", f"{len(body)} bytes; the limit is {self._max_message_bytes}")
                 notification = self._open(body)
                 if notification.timestamp > latest:
                     at = times.format_time(notification.timestamp)
                     raise SampleError("future", f"{notification.event_type} is of {at}, further ahead than max_future")
-                self._one(notification, delivery, made)
+                found = self._meters.samples(notification)
+                event, wrong = events(notification)
             except SampleError as error:
                 self._bury(made, delivery, error.reason, str(error))
+                continue
+            if found.samples:
+                self._take_samples(found.samples, delivery, made)
+            if found.empty:
+                self._counts.dropped(found.empty, "no_volume")
+            for what, reason, detail in found.refused:
+                self._bury(made, delivery, reason, f"{notification.event_type}: {what}: {detail}")
+            for name, detail in wrong:
+                self._counts.dropped(1, "trait")
+                _log.debug("%s: trait %s: %s", notification.event_type, name, detail)
+            if event is not None:
+                self._take_event(event, delivery, made)
         return made
 
-    def _one(self, notification: Notification, delivery: Delivery, made: Made) -> None:
-        found = self._meters.samples(notification)
-        if found.empty:
-            self._counts.dropped(found.empty, "no_volume")
-        for what, reason, detail in found.refused:
-            self._bury(made, delivery, reason, f"{notification.event_type}: {what}: {detail}")
-        for sample in found.samples:
+    def _take_samples(self, samples: list[Sample], delivery: Delivery, made: Made) -> None:
+        for sample in samples:
             texts = len(sample.resource_id) + len(sample.metadata) + len(sample.name) + len(sample.unit)
             if texts <= self._surely_small:
                 made.samples.append(sample)
@@ -138,21 +156,16 @@ class Maker:
                 self._bury(made, delivery, getattr(error, "reason", "text"), str(error))
             else:
                 made.samples.append(sample)
-        if self._events is None:
-            return
-        event, wrong = self._events.event(notification)
-        for name, detail in wrong:
-            self._counts.dropped(1, "trait")
-            _log.debug("%s: trait %s: %s", notification.event_type, name, detail)
-        if event is not None:
-            # All else that a store asks of an event holds by the way it was made.
-            if max(len(event.message_id), len(event.event_type)) * 4 > MAX_NAME:
-                try:
-                    check_event(event)
-                except StoreError as error:
-                    self._bury(made, delivery, "event", f"{notification.event_type[:80]}: {error}")
-                    return
-            made.events.append(event)
+
+    def _take_event(self, event: Event, delivery: Delivery, made: Made) -> None:
+        # All else that a store asks of an event holds by the way it was made.
+        if len(event.message_id) > _SURELY_SHORT or len(event.event_type) > _SURELY_SHORT:
+            try:
+                check_event(event)
+            except StoreError as error:
+                self._bury(made, delivery, "event", f"{event.event_type[:80]}: {error}")
+                return
+        made.events.append(event)
 
     def _bury(self, made: Made, delivery: Delivery, reason: str, detail: str) -> None:
         self._counts.dropped(1, reason)
