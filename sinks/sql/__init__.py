@@ -43,6 +43,7 @@ from nephoscope.times import now
 from sinks.sql import events, expire, query
 from sinks.sql.backend import Backend, closing
 from sinks.sql.making import made_or_upgraded, what_is_missing
+from sinks.sql.memory import Memory
 from sinks.sql.statements import Cursor
 from sinks.sql.urls import backend_of
 from sinks.sql.write import Writer
@@ -61,6 +62,7 @@ class SQLStore:
         self._readers: queue.LifoQueue[Any] = queue.LifoQueue()
         self._closed = False
         self._writer: Writer | None = None
+        self._memory = Memory()
         with self._backend.translated():
             made_or_upgraded(self._backend, lifetimes, now())
 
@@ -187,6 +189,7 @@ class SQLStore:
                 connection = self._backend.connect()
             try:
                 cursor = self._backend.cursor(connection)
+                cursor.memory = self._memory
                 try:
                     self._backend.begin_reading(cursor)
                     yield cursor

@@ -16,7 +16,7 @@ from nephoscope.lifetimes import Plan
 from nephoscope.natural import Kind
 from sinks.columns import Kinds
 from sinks.sql import schema
-from sinks.sql.plan import plan
+from sinks.sql.memory import Memory
 from sinks.sql.statements import Cursor, Lookup, Statement, chunks
 
 I64 = npt.NDArray[np.int64]
@@ -26,9 +26,8 @@ STATE_FIELDS: Final = frozenset({"resource_id", "user_id", "project_id", METADAT
 _MANY: Final = 200_000
 _MANY_BYTES: Final = 64_000_000
 
-_kinds = Statement(sa.select(*(schema.kind.c[f] for f in ("id", *Kind._fields))).order_by(schema.kind.c.id))
 _resource_names = Lookup(sa.select(schema.resource.c.id, schema.resource.c.name), schema.resource.c.id)
-_resource_numbers = Lookup(sa.select(schema.resource.c.id), schema.resource.c.name)
+_resource_numbers = Lookup(sa.select(schema.resource.c.name, schema.resource.c.id), schema.resource.c.name)
 _user, _project = schema.word.alias("user_word"), schema.word.alias("project_word")
 _states = (
     sa.select(schema.state.c.id, schema.state.c.resource, _user.c.text, _project.c.text, schema.state.c.metadata)
@@ -87,10 +86,11 @@ class Catalogue:
 
     def __init__(self, cursor: Cursor) -> None:
         self.cursor = cursor
-        self.kinds: dict[int, Kind] = {number: Kind(*parts) for number, *parts in _kinds.run(cursor)}
-        self.plan: Plan = plan(cursor)
+        known = (cursor.memory or Memory()).known(cursor)
+        self.kinds: dict[int, Kind] = known.kinds
+        self.plan: Plan = known.plan
         self._first_of: dict[str, str] = {}
-        self._names: dict[int, str] = {}
+        self._numbers, self._names = known.numbers, known.names
         self._texts: dict[int, str] = {}
         self._states: dict[int, tuple[int, int, str, str, int]] = {}
 
@@ -104,7 +104,7 @@ class Catalogue:
     def resource_names(self, numbers: I64) -> list[str]:
         """The ids of resources."""
         if len(self._names) > _MANY:
-            self._names.clear()
+            self._names = {}
         return _looked_up(self.cursor, _resource_names, self._names, numbers)
 
     def metadata(self, numbers: I64) -> list[str]:
@@ -152,7 +152,15 @@ class Catalogue:
 
     def resource_numbers(self, names: Iterable[str]) -> I64:
         """The numbers of the resources among these that there are."""
-        return np.array(sorted(n for (n,) in _resource_numbers.run(self.cursor, sorted(names))), np.int64)
+        wanted = set(names)
+        if len(self._numbers) > _MANY:
+            self._numbers = {}
+        known = self._numbers
+        missing = sorted(wanted - known.keys())
+        if missing:
+            known.update(_resource_numbers.run(self.cursor, missing))
+        # One that is not there may come: that is not remembered.
+        return np.array(sorted(known[name] for name in wanted if name in known), np.int64)
 
     def _candidates(self, tree: Filter) -> Iterator[States]:
         names = filters.allowed(tree, "resource_id")

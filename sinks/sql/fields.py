@@ -3,9 +3,9 @@
 A *form* says which: the kind's number and the volume always, the rest only where a field of the record has it. Little
 endian, without padding::
 
-    kind       2 bytes, or 4 (WIDE)
-    volume     float64
-    measured   MEASURED: measured_at less the timestamp, 4 bytes, the least one where unknown
+    kind       2 bytes, or 4 (WIDE), or 1 (NARROW)
+    volume     float64; where all of the record's are whole numbers that fit, integers of 7, 6, 4 or 2 bytes (LESS, LESS << 1, …)
+    measured   MEASURED: measured_at less the timestamp, 4 bytes, or 3 (SHORT), the least one where unknown
                MEASURED | FAR: measured_at itself, 8 bytes
     late       LATE: 1 byte
     state      STATE: 4 bytes; without it, all are of the record's state
@@ -30,18 +30,35 @@ MEASURED: Final = 2
 FAR: Final = 4
 LATE: Final = 8
 STATE: Final = 16
-SIZES: Final = ((WIDE, 2), (MEASURED, 4), (FAR, 4), (LATE, 1), (STATE, 4))
+NARROW: Final = 32
+SHORT: Final = 64
+LESS: Final = 128
+"""Three bits, a number: how many bytes less than eight a volume has; with none less it is a float64."""
+FORM_BITS: Final = 10
+SIZES: Final = (
+    *((WIDE, 2), (MEASURED, 4), (FAR, 4), (LATE, 1), (STATE, 4), (NARROW, -1), (SHORT, -1)),
+    *((LESS, -1), (LESS << 1, -2), (LESS << 2, -4)),
+)
 """Bytes that each bit of a form adds to a field's BASE."""
 BASE: Final = 10
 _NEVER_NEAR: Final = -(2**31)
+_NEVER_SHORT: Final = -(2**23)
+_WIDTHS: Final = (2, 4, 6, 7)
+"""Of whole volumes. Few, so that the records of a batch have few forms."""
+_BOUNDS: Final = np.array([2.0 ** (8 * w - 1) for w in _WIDTHS])
+_LESS: Final = np.array([*((8 - w) * LESS for w in _WIDTHS), 0], np.int64)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def layout(form: int) -> np.dtype[Any]:
-    """A field of this form."""
-    names: list[tuple[str, str]] = [("kind", "<u4" if form & WIDE else "<u2"), ("volume", "<f8")]
+    """A field of this form. Integers of other lengths than numpy has are so many bytes."""
+    less = form // LESS & 7
+    names: list[Any] = [
+        ("kind", "<u4" if form & WIDE else "u1" if form & NARROW else "<u2"),
+        ("volume", "u1", (8 - less,)) if less else ("volume", "<f8"),
+    ]
     if form & MEASURED:
-        names.append(("measured", "<i8" if form & FAR else "<i4"))
+        names.append(("measured", "u1", (3,)) if form & SHORT else ("measured", "<i8" if form & FAR else "<i4"))
     if form & LATE:
         names.append(("late", "u1"))
     if form & STATE:
@@ -61,7 +78,12 @@ def pack(rows: Fields, starts: I64, time: I64) -> tuple[I64, I64, list[bytes]]:
     needs |= ((near > 2**31 - 1) | (near <= _NEVER_NEAR)) * (MEASURED | FAR)
     needs |= rows.late * LATE
     needs |= (rows.state != np.repeat(state, lengths)) * STATE
-    forms = np.bitwise_or.reduceat(needs, starts)
+    # What a record can do without takes that none of its fields needs it.
+    needs |= (rows.kind > 0xFF) * NARROW
+    needs |= ((near > 2**23 - 1) | (near <= _NEVER_SHORT)) * SHORT
+    forms = np.bitwise_or.reduceat(needs, starts) ^ (NARROW | SHORT)
+    forms &= ~np.where(forms & MEASURED, 0, SHORT)
+    forms |= _LESS[np.maximum.reduceat(_widths(rows.volume), starts)]
     whole = int(forms[0])
     if (forms == whole).all():
         return forms, state, _cut(_table(rows, near, known, whole), lengths)
@@ -86,40 +108,61 @@ def unpack(
     for one in np.unique(form).tolist():
         records = np.flatnonzero(form == one)
         raw = fields if len(records) == len(fields) else [fields[i] for i in records.tolist()]
-        shape = layout(one)
-        table = np.frombuffer(b"".join(raw), shape)
-        counts = np.fromiter(map(len, raw), np.int64, len(raw)) // shape.itemsize
-        of = np.repeat(records, counts)
-        n = len(table)
-        measured = np.full(n, NEVER, np.int64)
-        if one & FAR:
-            measured = table["measured"].astype(np.int64)
-        elif one & MEASURED:
-            near = table["measured"]
-            measured = np.where(near == _NEVER_NEAR, NEVER, near + time[of])
-        states = table["state"] if one & STATE else np.asarray(state, np.int64)[of]
-        parts.append(
-            Fields(
-                table["kind"].astype(np.int64),
-                table["volume"].astype(np.float64),
-                measured,
-                table["late"].astype(bool) if one & LATE else np.zeros(n, bool),
-                states.astype(np.int64),
-            )
-        )
-        owners.append(of)
+        lengths = np.fromiter(map(len, raw), np.int64, len(raw))
+        part, of = unpack_form(one, b"".join(raw), lengths, np.asarray(state, np.int64)[records], time[records])
+        parts.append(part)
+        owners.append(records[of])
     if not parts:
         empty = np.zeros(0, np.int64)
         return Fields(empty, np.zeros(0), empty, np.zeros(0, bool), empty), np.zeros(0, np.intp)
     return joined(parts), np.concatenate(owners)
 
 
+def unpack_form(
+    form: int, raw: bytes, lengths: int | I64, state: I64, time: I64, kinds: I64 | None = None
+) -> tuple[Fields, npt.NDArray[np.intp]]:
+    """The fields of records of one form, which lie one after the other, each (or all of them) so long; and each field's record.
+
+    `kinds`: these alone.
+    """
+    table = np.frombuffer(raw, layout(form))
+    of = np.repeat(np.arange(len(time)), np.floor_divide(lengths, table.itemsize))
+    if kinds is not None:
+        wanted = among(table["kind"], kinds)
+        if not wanted.all():
+            table, of = table[wanted], of[wanted]
+    n = len(table)
+    if form & FAR:
+        measured = table["measured"].astype(np.int64)
+    elif form & MEASURED:
+        near = _integers(table["measured"]) if form & SHORT else table["measured"]
+        measured = np.where(near == (_NEVER_SHORT if form & SHORT else _NEVER_NEAR), NEVER, near + time[of])
+    else:
+        measured = np.full(n, NEVER, np.int64)
+    columns = Fields(
+        table["kind"].astype(np.int64),
+        (_integers(table["volume"]) if form // LESS & 7 else table["volume"]).astype(np.float64),
+        measured,
+        table["late"].astype(bool) if form & LATE else np.zeros(n, bool),
+        table["state"].astype(np.int64) if form & STATE else state[of],
+    )
+    return columns, of
+
+
+def among(numbers: npt.NDArray[Any], some: I64) -> npt.NDArray[np.bool_]:
+    """np.isin, which looks at the whole before it begins."""
+    return numbers == some[0] if len(some) == 1 else np.isin(numbers, some)
+
+
 def _table(rows: Fields, near: I64, known: npt.NDArray[np.bool_], form: int) -> npt.NDArray[Any]:
     table = np.empty(len(rows.kind), layout(form))
     table["kind"] = rows.kind
-    table["volume"] = rows.volume
+    less = form // LESS & 7
+    table["volume"] = _bytes(rows.volume.astype(np.int64), 8 - less) if less else rows.volume
     if form & FAR:
         table["measured"] = rows.measured
+    elif form & SHORT:
+        table["measured"] = _bytes(np.where(known, near, _NEVER_SHORT), 3)
     elif form & MEASURED:
         table["measured"] = np.where(known, near, _NEVER_NEAR)
     if form & LATE:
@@ -127,6 +170,29 @@ def _table(rows: Fields, near: I64, known: npt.NDArray[np.bool_], form: int) -> 
     if form & STATE:
         table["state"] = rows.state
     return table
+
+
+def _widths(volume: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
+    """For each volume, the position in _WIDTHS of the first width that holds it; one beyond the last where none does."""
+    # Zero of the other sign and what is no number have their bits in a float64 alone.
+    fits = (volume == np.rint(volume)) & ~(np.signbit(volume) & (volume == 0))
+    width = np.searchsorted(_BOUNDS, np.abs(volume), side="right")
+    return np.where(fits, width, len(_WIDTHS))
+
+
+def _bytes(numbers: I64, width: int) -> npt.NDArray[np.uint8]:
+    """(n, width): integers as so many bytes each."""
+    return numbers.astype("<i8").view(np.uint8).reshape(-1, 8)[:, :width]
+
+
+def _integers(raw: npt.NDArray[np.uint8]) -> I64:
+    """What `_bytes` made bytes of."""
+    width = raw.shape[1]
+    whole = np.zeros((len(raw), 8), np.uint8)
+    whole[:, 8 - width :] = raw
+    # Shifted down with its sign.
+    out: I64 = whole.view("<i8").ravel().astype(np.int64) >> 8 * (8 - width)
+    return out
 
 
 def _cut(table: npt.NDArray[Any], lengths: I64) -> list[bytes]:

@@ -10,9 +10,10 @@ from nephoscope.lifetimes import Lifetimes, Plan
 from sinks.sql.schema import BLOCK_BITS, note, record
 from sinks.sql.statements import Cursor, Statement
 
-_KEY: Final = "plan"
-_read = Statement(sa.select(note.c.text).where(note.c.key == _KEY))
-_removed = Statement(sa.delete(note).where(note.c.key == _KEY))
+KEY: Final = "plan"
+"""Of the note that it is."""
+_read = Statement(sa.select(note.c.text).where(note.c.key == KEY))
+_removed = Statement(sa.delete(note).where(note.c.key == KEY))
 _added = Statement(sa.insert(note))
 _any_record = Statement(sa.select(record.c.span).limit(1))
 
@@ -29,7 +30,7 @@ def revise(cursor: Cursor, lifetimes: Lifetimes, now: int) -> None:
     after = before.revised(lifetimes, now, empty=_any_record.first(cursor) is None)
     if after != before:
         _removed.run(cursor)
-        _added.run(cursor, key=_KEY, text=after.to_json())
+        _added.run(cursor, key=KEY, text=after.to_json())
 
 
 def block(number: int) -> int:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import sqlalchemy as sa
 
 from nephoscope import filters, paging
-from nephoscope.filters import EVERYTHING, Compare, Filter
+from nephoscope.filters import EVERYTHING, METADATA, Compare, Filter, field_named
 from nephoscope.natural import Kind
 from nephoscope.sample import Sample
 from nephoscope.statistics import Tally
@@ -89,7 +89,9 @@ def each_sample(cursor: Cursor, tree: Filter) -> Iterator[Sample]:
 
 def statistics(cursor: Cursor, query: StatisticsQuery) -> list[Statistics]:
     """Statistics by period and group."""
-    scan = Scan(cursor, query.filter)
+    counted = (field_named(a.partition("/")[2]) for a in query.aggregates if "/" in a)
+    needed = {METADATA if f.startswith(METADATA) else f for f in (*map(field_named, query.groupby), *counted)}
+    scan = Scan(cursor, query.filter, needed=needed)
     anchor = 0
     if query.period:
         anchor = scan.first if scan.first is not None else _earliest(scan)

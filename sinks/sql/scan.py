@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain, count
 from typing import Any, Final
@@ -10,14 +10,14 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import ARRAY
 
 from nephoscope import filters
-from nephoscope.filters import EVERYTHING, Compare, Filter
-from sinks.sql import fields, schema
-from sinks.sql.bulk import arrays
+from nephoscope.filters import EVERYTHING, METADATA, Compare, Filter
+from sinks.sql import fields, packed, schema
 from sinks.sql.catalogue import KIND_FIELDS, STATE_FIELDS, Catalogue
+from sinks.sql.fields import among
 from sinks.sql.found import Found
+from sinks.sql.packed import MANY_SPANS, Packed
 from sinks.sql.plan import block
 from sinks.sql.schema import IN_BLOCK, SPAN, record
 from sinks.sql.statements import Cursor, Statement, chunks, padded
@@ -25,10 +25,10 @@ from sinks.sql.statements import Cursor, Statement, chunks, padded
 I64 = npt.NDArray[np.int64]
 
 _RECORDS_AT_ONCE: Final = 2048
+_OF_RECORDS: Final = frozenset({"user_id", "project_id", METADATA, "id"})
+"""Fields that stand for all fields of a record, and cost most."""
 _numbers = count()
 _SPANS_AT_ONCE: Final = 64
-_MANY_SPANS: Final = 512
-"""Of one resource: a day of it is one question."""
 _RESOURCES_AT_ONCE: Final = 64
 _KNOWN_SPANS: Final = 2048
 """Of a resource, spans of a week are looked into one by one; who first asks which of them there are reads as much."""
@@ -75,21 +75,18 @@ _records_of = {
     (spans, resources): Statement(
         sa.select(*_columns).where(_some(record.c.span, "span", spans), _some(record.c.resource, "resource", resources))
     )
-    for spans, resources in ((_SPANS_AT_ONCE, 1), (_MANY_SPANS, 1), (_SPANS_AT_ONCE, _RESOURCES_AT_ONCE))
+    for spans, resources in ((_SPANS_AT_ONCE, 1), (MANY_SPANS, 1), (_SPANS_AT_ONCE, _RESOURCES_AT_ONCE))
 }
-# PostgreSQL plans an array once, and a list of values each time.
-_records_of_arrays = Statement(
-    sa.select(*_columns).where(
-        *(c == sa.any_(sa.bindparam(f"all_{c.name}", type_=ARRAY(c.type))) for c in (record.c.span, record.c.resource))
-    )
-)
 _resource_count = Statement(sa.select(sa.func.coalesce(sa.func.max(schema.resource.c.id), 0)))
 
 
 class Scan:
     """The samples that a filter lets through. It reads what it must: the spans of the filter's times, the resources it names."""
 
-    def __init__(self, cursor: Cursor, tree: Filter, catalogue: Catalogue | None = None) -> None:
+    def __init__(
+        self, cursor: Cursor, tree: Filter, catalogue: Catalogue | None = None, needed: Collection[str] | None = None
+    ) -> None:
+        """`needed`: the fields that will be read of what is found, where not all of them."""
         self.catalogue = catalogue or Catalogue(cursor)
         self._cursor = cursor
         first, last = filters.span_of_time(tree)
@@ -115,6 +112,7 @@ class Scan:
         if of_states:
             self._pick_states(filters.both(*of_states))
         self._rest = filters.both(*rest) if rest else EVERYTHING
+        self._bare = needed is not None and self._can_be_bare(needed)
 
     @classmethod
     def of_resources(cls, cursor: Cursor, catalogue: Catalogue, numbers: Sequence[int], tree: Filter) -> Scan:
@@ -122,6 +120,10 @@ class Scan:
         scan = cls(cursor, tree, catalogue)
         scan._resources = np.array(numbers, np.int64)
         return scan
+
+    def _can_be_bare(self, needed: Collection[str]) -> bool:
+        """Whether neither ids nor states are looked at, apart from the resource."""
+        return self._states is None and not _OF_RECORDS & {*needed, *filters.fields(self._rest)}
 
     def _pick_states(self, tree: Filter) -> None:
         names = filters.allowed(tree, "resource_id")
@@ -155,8 +157,8 @@ class Scan:
 
     def found(self, spans: Sequence[int]) -> Iterator[Found]:
         """What passes in these spans (neighbours in `spans()`), in parts."""
-        for rows in chain.from_iterable(self._records([base + s for s in spans]) for base in self._blocks):
-            found = self._passed(rows)
+        for read in chain.from_iterable(self._records([base + s for s in spans]) for base in self._blocks):
+            found = self._passed(read)
             if found.length:
                 yield found
 
@@ -165,7 +167,7 @@ class Scan:
         for some in chunks(self.spans(), 16 * _SPANS_AT_ONCE):
             yield from self.found(some)
 
-    def _records(self, spans: Sequence[int]) -> Iterator[list[Any]]:
+    def _records(self, spans: Sequence[int]) -> Iterator[Found]:
         if not spans:
             return
         resources = self._resources
@@ -175,7 +177,7 @@ class Scan:
             try:
                 _records_between.run(cursor, low=spans[0], high=spans[-1])
                 while rows := cursor.fetchmany(_RECORDS_AT_ONCE):
-                    yield rows
+                    yield self._of_rows(rows)
             finally:
                 # In a transaction that failed, the cursor is gone already.
                 with suppress(Exception):
@@ -183,17 +185,21 @@ class Scan:
             return
         wanted = resources.tolist()
         size = 1 if len(wanted) == 1 else _RESOURCES_AT_ONCE
-        at_once = _MANY_SPANS if size == 1 and len(spans) > _SPANS_AT_ONCE else _SPANS_AT_ONCE
+        at_once = MANY_SPANS if size == 1 and len(spans) > _SPANS_AT_ONCE else _SPANS_AT_ONCE
         for some in chunks(spans, at_once):
             for few in chunks(wanted, size):
+                if self._bare and len(few) == 1 and self._cursor.dialect in packed.OF_ONE:
+                    yield from map(
+                        self._of_packed, packed.OF_ONE[self._cursor.dialect](self._cursor.another(), some, few[0])
+                    )
+                    continue
                 if self._cursor.dialect == "postgresql":
-                    given = arrays((record.c.span, record.c.resource), (some, few))
-                    cursor = _records_of_arrays.run(self._cursor.another(), **given)
-                else:
-                    sql = _records_of[at_once, size].on(self._cursor.dialect).sql
-                    cursor = self._cursor.another().execute(sql, [*padded(some, at_once), *padded(few, size)])
+                    yield from map(self._of_packed, packed.of_several(self._cursor.another(), some, few))
+                    continue
+                sql = _records_of[at_once, size].on(self._cursor.dialect).sql
+                cursor = self._cursor.another().execute(sql, [*padded(some, at_once), *padded(few, size)])
                 while rows := cursor.fetchmany(_RECORDS_AT_ONCE):
-                    yield rows
+                    yield self._of_rows(rows)
 
     def _streaming(self) -> Cursor:
         """A cursor for more rows than memory should hold."""
@@ -202,22 +208,33 @@ class Scan:
         connection = self._cursor.raw.connection
         return Cursor(connection.cursor(name=f"rows_{next(_numbers)}", binary=True), self._cursor.dialect)
 
-    def _passed(self, rows: list[Any]) -> Found:
+    def _of_rows(self, rows: list[Any]) -> Found:
         span, resource, place, ties, state, form, raw = zip(*rows, strict=True)
         time = (np.array(span, np.int64) & IN_BLOCK) * SPAN + np.array(place, np.int64)
         columns, of = fields.unpack(form, raw, state, time)
-        found = Found(self.catalogue, np.array(resource, np.int64)[of], time[of], columns, ties, of)
+        return Found(self.catalogue, np.array(resource, np.int64)[of], time[of], columns, ties, of)
+
+    def _of_packed(self, read: Packed) -> Found:
+        time, state = read.time, read.state
+        if state is None:
+            state = np.full(len(time), -1)
+        columns, of = fields.unpack_form(read.form, read.fields, read.sizes, state, time, self._kinds)
+        resource = np.full(len(of), read.resource) if isinstance(read.resource, int) else read.resource[of]
+        return Found(self.catalogue, resource, time[of], columns, read.ties or [b""] * len(time), of)
+
+    def _passed(self, found: Found) -> Found:
+        columns = found.fields
         passed = np.ones(found.length, bool)
         if self.first is not None:
             passed &= found.time >= self.first
         if self.last is not None:
             passed &= found.time <= self.last
         if self._kinds is not None:
-            passed &= np.isin(columns.kind, self._kinds)
+            passed &= among(columns.kind, self._kinds)
         if self._states is not None:
             passed &= np.isin(columns.state, self._states)
         elif self._resources is not None:
-            passed &= np.isin(found.resource, self._resources)
+            passed &= among(found.resource, self._resources)
         if not passed.all():
             found = found.take(passed)
         if self._rest is not EVERYTHING:

@@ -32,7 +32,7 @@ from sqlalchemy.dialects import mysql
 from nephoscope.times import SECOND
 from sinks.sql.words import DB2
 
-VERSION: Final = 2
+VERSION: Final = 3
 SPAN: Final = 300 * SECOND
 """Microseconds of a span: short enough that the neighbours of a new record were written lately and share its page."""
 BLOCK_BITS: Final = 25
@@ -143,8 +143,8 @@ state = sa.Table(
     sa.Column("first", sa.BigInteger, nullable=False),
     sa.Column("last", sa.BigInteger, nullable=False),
     sa.UniqueConstraint("resource", "user", "project", "metadata"),
-    # A newer version of a row, as there is one every span, finds room beside the old one.
-    postgresql_with={"fillfactor": 70},
+    # A newer version of each row, as there is one every span, finds room beside the old one; those of a page come together.
+    postgresql_with={"fillfactor": 45},
 )
 
 series = sa.Table(

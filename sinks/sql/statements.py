@@ -10,9 +10,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from itertools import islice
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
+
+if TYPE_CHECKING:
+    from sinks.sql.memory import Memory
 
 _SIZES: Final = (1, 8, 64, 512)
 """How many values a lookup asks for at once: few shapes, so that the database's own cache of statements knows them."""
@@ -39,12 +42,13 @@ def dialect(name: str) -> Any:
 
 
 class Cursor:
-    """A driver's cursor. `decode`: the columns of the last select that are texts, kept as bytes."""
+    """A driver's cursor. `decode`: the columns of the last select that are texts, kept as bytes; `memory`: of the store that asks."""
 
-    __slots__ = ("decode", "dialect", "raw")
+    __slots__ = ("decode", "dialect", "memory", "raw")
 
-    def __init__(self, raw: Any, dialect_name: str) -> None:
+    def __init__(self, raw: Any, dialect_name: str, memory: Memory | None = None) -> None:
         self.raw = raw
+        self.memory = memory
         self.dialect = dialect_name
         self.decode: tuple[int, ...] = ()
 
@@ -70,7 +74,7 @@ class Cursor:
         """A cursor on the same connection, in the same transaction."""
         # Of psycopg's, in the binary format.
         how = {"binary": True} if self.dialect == "postgresql" else {}
-        return Cursor(self.raw.connection.cursor(**how), self.dialect)
+        return Cursor(self.raw.connection.cursor(**how), self.dialect, self.memory)
 
     @property
     def rowcount(self) -> int:

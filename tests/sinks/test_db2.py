@@ -17,8 +17,8 @@ from sinks.sql.words import DB2, Merge
 pytest.importorskip("ibm_db_sa")
 db2 = importlib.import_module("sinks.sql.db2")
 
-OTHERS = {"sinks.sql.sqlite", "sinks.sql.postgresql", "sinks.sql.mysql"}
-"""Modules of one backend; statements that take arrays are PostgreSQL's, wherever they stand."""
+OTHERS = {"sinks.sql.sqlite", "sinks.sql.postgresql", "sinks.sql.mysql", "sinks.sql.packed"}
+"""Modules of other backends; statements that take arrays are PostgreSQL's, wherever they stand."""
 
 
 def statements():

@@ -3,14 +3,16 @@
 import uuid
 from contextlib import closing
 
+import numpy as np
 import psycopg
 import pytest
 
 from nephoscope.errors import StoreError, Unavailable
 from nephoscope.lifetimes import Lifetimes
 from nephoscope.times import SECOND
-from sinks.sql import SQLStore
-from tests.sinks.made import START, polled, rows
+from sinks.sql import SQLStore, fields
+from sinks.sql.schema import VERSION
+from tests.sinks.made import START, by_id, polled, rows
 from tests.sinks.stores import KINDS
 
 DAY = 86_400
@@ -81,3 +83,31 @@ def test_check_says_which_index_is_missing_and_what_the_user_may_not_do(store, s
         "no privilege CREATE on the schema",
     }
     assert not any("INSERT" in message for message in found)
+
+
+def test_a_database_of_layout_2_is_taken_along(store, store_url, make_store):
+    """Its records have wider forms: read, merged into and removed like the new ones."""
+    samples = [polled(f"m{n}", at=60 * t, volume=n + t / 2) for n in range(3) for t in range(4)]
+    store.write(rows(*samples[:-1]))
+    wide = fields.BASE
+    with psycopg.connect(store_url, autocommit=True) as connection:
+        records = connection.execute("SELECT span, resource, place, state, form, fields FROM record").fetchall()
+        for *key, state, form, raw in records:
+            found, _ = fields.unpack([form], [raw], [state], np.array([key[0] * 300 * SECOND + key[2]]))
+            old = np.zeros(len(found.kind), [("kind", "<u2"), ("volume", "<f8")])
+            old["kind"], old["volume"] = found.kind, found.volume
+            assert old.itemsize == wide
+            connection.execute(
+                "UPDATE record SET form = 0, fields = %s WHERE (span, resource, place) = (%s, %s, %s)",
+                (old.tobytes(), *key),
+            )
+        connection.execute("UPDATE about SET value = 2 WHERE key = 'version'")
+
+    upgraded = make_store()
+
+    with psycopg.connect(store_url) as connection:
+        assert connection.execute("SELECT value FROM about WHERE key = 'version'").fetchone() == (VERSION,)
+    assert by_id(upgraded.each_sample()) == by_id(samples[:-1])
+    assert upgraded.write(rows(*samples)).stored == 1
+    assert by_id(upgraded.each_sample()) == by_id(samples)
+    assert upgraded.expire(Lifetimes(samples=0), START + 400 * SECOND).samples == len(samples)

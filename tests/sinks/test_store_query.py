@@ -99,22 +99,28 @@ def test_statistics_are_those_of_a_plain_list(fresh_store, writes, query, begin)
         expected = oracle.statistics(query, start)
         got = store.statistics(query)
 
-        def key(s):
-            return s.period_start, sorted((k, repr(v)) for k, v in s.groupby.items())
-
         assert [s.period_start for s in got] == sorted(s.period_start for s in got)
-        for one, other in zip(sorted(got, key=key), sorted(expected, key=key), strict=True):
-            for field in ("period", "period_start", "period_end", "duration_start", "duration_end", "unit", "groupby"):
-                assert getattr(one, field) == getattr(other, field), field
-            assert (one.count, one.min, one.max, one.cardinality) == (
-                other.count,
-                other.min,
-                other.max,
-                other.cardinality,
-            )
-            assert close(one.sum, other.sum)
-            assert close(one.avg, other.avg)
-            assert close(one.stddev, other.stddev)
+        assert_same(got, expected)
+
+
+def assert_same(got, expected):
+    """Statistics, in any order of the groups."""
+
+    def key(s):
+        return s.period_start, sorted((k, repr(v)) for k, v in s.groupby.items())
+
+    for one, other in zip(sorted(got, key=key), sorted(expected, key=key), strict=True):
+        for field in ("period", "period_start", "period_end", "duration_start", "duration_end", "unit", "groupby"):
+            assert getattr(one, field) == getattr(other, field), field
+        assert (one.count, one.min, one.max, one.cardinality) == (
+            other.count,
+            other.min,
+            other.max,
+            other.cardinality,
+        )
+        assert close(one.sum, other.sum)
+        assert close(one.avg, other.avg)
+        assert close(one.stddev, other.stddev)
 
 
 def _bounds(tree, op=">="):
@@ -155,6 +161,54 @@ def test_periods_begin_at_the_start_of_the_question_and_empty_ones_are_left_out(
     assert [((s.period_start - START) // SECOND, s.count) for s in from_first] == [(0, 2), (120, 1), (600, 1)]
     assert from_first[0].period_end == START + 120 * SECOND
     assert from_first[0].duration == 60.0
+
+
+def test_statistics_of_one_resource_whatever_its_volumes_look_like(store):
+    """A store may keep whole volumes, fractions, pushed samples and late ones in different ways."""
+    volumes = [0.0, 7.0, 0.5, 2.0**33, -1.0, 2.0**54, 1e100, 40_000.0]
+    samples = [polled(at=60 * n, volume=v) for n, v in enumerate(volumes)]
+    samples += [polled("memory", at=60 * n, unit="MB", volume=n / 4) for n in range(6)]
+    samples += [
+        polled(at=420, volume=3.0, id=b"pushed by others"),
+        polled(at=480, volume=5.0, late=True, user_id="other"),
+    ]
+    samples += [polled(resource="r2", at=60, volume=9.0)]
+    oracle = Oracle()
+    oracle.write(samples)
+    store.write(rows(*samples))
+    one = Compare("resource_id", "=", "r1")
+    later = START + 60 * SECOND
+    for tree in (
+        one,
+        And((one, Compare("name", "=", "cpu"))),
+        And((one, Compare("volume", ">=", 5))),
+        And((one, Compare("user_id", "=", "other"))),
+        And((one, Compare("timestamp", ">=", later))),
+        Compare("resource_id", "in", ("r1", "r2", "r3")),
+        Compare("resource_id", "=", "r3"),
+    ):
+        for more in ({}, {"period": 120}, {"groupby": ("resource_id",)}, {"groupby": ("source", "user_id")}):
+            query = StatisticsQuery(tree, aggregates=("count", "sum", "avg", "min", "max", "stddev"), **more)
+
+            start = later if "timestamp" in str(tree) else None
+            assert_same(store.statistics(query), oracle.statistics(query, start))
+
+
+def test_a_store_takes_up_what_others_add_between_two_questions(store, make_store):
+    """It may remember meters and resources."""
+    other = make_store()
+
+    def counts():
+        asked = [
+            And((Compare("resource_id", "=", r), Compare("name", "=", n))) for r in ("r1", "r2") for n in ("a", "b")
+        ]
+        return [sum(s.count for s in store.statistics(StatisticsQuery(one))) for one in asked]
+
+    assert counts() == [0, 0, 0, 0]
+    other.write(rows(polled("a")))
+    assert counts() == [1, 0, 0, 0]
+    other.write(rows(polled("a", at=60), polled("b"), polled("b", resource="r2")))
+    assert counts() == [2, 1, 0, 1]
 
 
 def test_sums_do_not_depend_on_the_parts_that_they_are_read_in(store):

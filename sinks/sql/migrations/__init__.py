@@ -13,9 +13,11 @@ import sqlalchemy as sa
 
 from sinks.sql.backend import Backend
 from sinks.sql.schema import VERSION, about
+from sinks.sql.statements import Statement
 
 FIRST: Final = 1
 """The oldest layout that can be upgraded."""
+_raised = Statement(sa.update(about).where(about.c.key == "version").values(value=sa.bindparam("step")))
 
 
 def upgrade(backend: Backend, connection: Any, version: int) -> None:
@@ -30,4 +32,5 @@ def upgrade(backend: Backend, connection: Any, version: int) -> None:
         operations = Operations(MigrationContext.configure(through))
         for step in range(version + 1, VERSION + 1):
             import_module(f"{__name__}.layout_{step}").upgrade(operations)
-            through.execute(sa.update(about).where(about.c.key == "version").values(value=step))
+            # By our own cursor: on servers the key is bytes.
+            _raised.run(backend.cursor(connection), step=step)
