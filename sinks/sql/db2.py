@@ -12,17 +12,14 @@ from typing import Any, Final
 
 import ibm_db
 import ibm_db_dbi
-import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
 from nephoscope.errors import ConfigError, Problem, StoreError, Unavailable
 from sinks.sql import schema
 from sinks.sql.backend import Met, Records
-from sinks.sql.bulk import Insert
-from sinks.sql.schema import record, tie
-from sinks.sql.servers import KEY, RECORDS, Server, tie_columns
-from sinks.sql.statements import Cursor, Lookup, Statement, chunks, dialect, padded
+from sinks.sql.servers import RECORDS, InTurns
+from sinks.sql.statements import Cursor, Statement, dialect
 from sinks.sql.words import DB2 as DIALECT
 
 _OLDEST: Final = (11, 1)
@@ -31,22 +28,6 @@ _FINAL: Final = ("22", "54")
 _AWAY: Final = ("08", "40", "42710", "53", "55", "57", "58")
 """Classes of SQLSTATE, and 42710: another process has just made the table."""
 _SQLSTATE: Final = re.compile(r"SQLSTATE=(\w{5})")
-_SPANS, _RESOURCES = 8, 64
-
-_there = Statement(
-    sa.select(*KEY, record.c.state, record.c.form, record.c.fields).where(
-        record.c.span.in_([sa.bindparam(f"span_{i}") for i in range(_SPANS)]),
-        record.c.resource.in_([sa.bindparam(f"resource_{i}") for i in range(_RESOURCES)]),
-        record.c.tie == sa.literal_column("BX''"),
-    )
-)
-_ties = Lookup(sa.select(tie.c.tie), tie.c.tie)
-_ties_added = Insert(tie)
-_merged = Statement(
-    sa.update(record)
-    .where(*(c == sa.bindparam(f"at_{c.name}") for c in (*KEY, record.c.tie)))
-    .values(state=sa.bindparam("new_state"), form=sa.bindparam("new_form"), fields=sa.bindparam("new_fields"))
-)
 
 
 def guard(key: str, how: str) -> Statement:
@@ -60,7 +41,7 @@ READING: Final = guard("span", "SHARE")
 SWEEPING: Final = guard("span", "EXCLUSIVE")
 
 
-class DB2(Server):
+class DB2(InTurns):
     """A DB2 database for Linux, UNIX or Windows, with pages of 8 KB or more."""
 
     dialect, driver = DIALECT, "ibm_db"
@@ -171,33 +152,6 @@ class DB2(Server):
         if absent:
             RECORDS.run_columns(cursor, records.take(absent))
         return met
-
-    def find(self, cursor: Cursor, records: Records, *, lock: bool) -> list[Met]:
-        """See Server."""
-        wanted = {key: i for i, key in enumerate(zip(*(c.tolist() for c in records[:3]), strict=True))}
-        met = []
-        for spans in chunks(np.unique(records.span).tolist(), _SPANS):
-            here = np.isin(records.span, spans)
-            for resources in chunks(np.unique(records.resource[here]).tolist(), _RESOURCES):
-                values = {f"span_{i}": s for i, s in enumerate(padded(spans, _SPANS))}
-                values |= {f"resource_{i}": r for i, r in enumerate(padded(resources, _RESOURCES))}
-                for span, resource, place, *rest in _there.run(cursor, **values).fetchall():
-                    row = wanted.get((span, resource, place))
-                    if row is not None:
-                        met.append(Met(row, *rest))
-        return sorted(met)
-
-    def new_ties(self, cursor: Cursor, records: Records) -> list[int]:
-        """See Server."""
-        there = {bytes(t) for (t,) in _ties.run(cursor, records.tie)}
-        fresh = [i for i, t in enumerate(records.tie) if t not in there]
-        if fresh:
-            _ties_added.run_columns(cursor, tie_columns(records.take(fresh)))
-        return fresh
-
-    def update(self, cursor: Cursor, records: Records) -> None:
-        """See Backend."""
-        _merged.run_rows(cursor, [(*row[4:], *row[:4]) for row in records.rows()])
 
     def server(self) -> str:
         """See Backend."""

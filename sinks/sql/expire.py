@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -22,7 +23,7 @@ from sinks.sql.events import expire_events
 from sinks.sql.plan import block, blocks, plan
 from sinks.sql.scan import Scan
 from sinks.sql.schema import ERA, IN_BLOCK, SPAN, about, record, series, state, tie
-from sinks.sql.statements import Cursor, Statement, chunks
+from sinks.sql.statements import Cursor, Lookup, Statement, chunks
 from sinks.sql.words import KeyOrder
 
 RECORDS_A_STEP: Final = 2000
@@ -66,6 +67,7 @@ _ties_due = Statement(
     .limit(RECORDS_A_STEP)
 )
 _ties_removed = Statement(sa.delete(tie).where(tie.c.tie == sa.bindparam("of")))
+_last_spans = Lookup(sa.select(state.c.resource, state.c.last), state.c.resource)
 _swept = Statement(sa.update(about).where(about.c.key == "swept").values(value=about.c.value + 1))
 
 
@@ -259,11 +261,25 @@ def _without_samples(cursor: Cursor, rows: set[tuple[int, int, int]], tree: Filt
         return set()
     newest = max(era for _, _, era in rows)
     tree = filters.both(tree, Compare("timestamp", "<", (newest + 1) * ERA * SPAN))
-    there: set[int] = set()
-    for some in chunks(sorted({resource for resource, _, _ in rows}), 64):
-        for found in Scan.of_resources(cursor, Catalogue(cursor), some, tree).all():
-            there.update(np.unique(found.resource << 32 | found.fields.kind).tolist())
-    return {row for row in rows if row[0] << 32 | row[1] not in there}
+    catalogue = Catalogue(cursor)
+    wanted: dict[int, set[int]] = defaultdict(set)
+    for resource, kind, _ in rows:
+        wanted[resource].add(resource << 32 | kind)
+    out: set[int] = set()
+    for some in chunks(sorted(wanted), 64):
+        missing = set().union(*(wanted[resource] for resource in some))
+        scan = Scan.of_resources(cursor, catalogue, some, tree)
+        last = max((span for _, span in _last_spans.run(cursor, some)), default=IN_BLOCK)
+        spans = [span for span in scan.spans() if span <= last]
+        # One sample is enough, and what lives has a new one.
+        size = 1
+        while spans and missing:
+            spans, newer = spans[:-size], spans[-size:]
+            for found in scan.found(newer):
+                missing.difference_update(np.unique(found.resource << 32 | found.fields.kind).tolist())
+            size = min(2 * size, 64)
+        out |= missing
+    return {row for row in rows if row[0] << 32 | row[1] in out}
 
 
 def _expire_ties(turns: _Turns, base: int, last: int, rest: int) -> None:

@@ -7,18 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-import numpy as np
 import pymysql
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
 from nephoscope.errors import Problem, StoreError, Unavailable
 from sinks.sql import schema
-from sinks.sql.backend import Met, Records
-from sinks.sql.bulk import Insert
-from sinks.sql.schema import record, tie
-from sinks.sql.servers import KEY, Server, tie_columns
-from sinks.sql.statements import Cursor, Lookup, Statement, chunks, padded
+from sinks.sql.servers import InTurns
+from sinks.sql.statements import Cursor, Statement
 
 _CONNECT_TIMEOUT: Final = 10
 _LOCK_WAIT: Final = 30
@@ -26,24 +22,9 @@ _LOCK_WAIT: Final = 30
 _FINAL: Final = {1264, 1406, 1366, 1153, 3988}
 """Errors that are the rows' own fault: out of range, too long, not to be kept, larger than max_allowed_packet."""
 _TRANSIENT: Final = {1213, 1205}
-_SPANS, _RESOURCES = 8, 64
 _OLDEST: Final = {"MariaDB": (10, 5), "MySQL": (8, 0)}
 """They have recursive queries; older ones are out of their makers' care."""
 
-_there = Statement(
-    sa.select(*KEY, record.c.state, record.c.form, record.c.fields).where(
-        record.c.span.in_([sa.bindparam(f"span_{i}") for i in range(_SPANS)]),
-        record.c.resource.in_([sa.bindparam(f"resource_{i}") for i in range(_RESOURCES)]),
-        record.c.tie == sa.literal_column("''"),
-    )
-)
-_ties = Lookup(sa.select(tie.c.tie), tie.c.tie)
-_ties_added = Insert(tie)
-_merged = Statement(
-    sa.update(record)
-    .where(*(c == sa.bindparam(f"at_{c.name}") for c in (*KEY, record.c.tie)))
-    .values(state=sa.bindparam("new_state"), form=sa.bindparam("new_form"), fields=sa.bindparam("new_fields"))
-)
 _guard = Statement(sa.select(schema.about.c.value).where(schema.about.c.key == "swept").with_for_update())
 
 
@@ -56,7 +37,7 @@ def too_old(version: str) -> list[Problem]:
     return [Problem(f"the server is {family} {version}", hint=f"{'.'.join(map(str, _OLDEST[family]))} or newer")]
 
 
-class MySQL(Server):
+class MySQL(InTurns):
     """A MySQL or MariaDB database."""
 
     dialect, driver = "mysql", "pymysql"
@@ -157,33 +138,6 @@ class MySQL(Server):
 
     def remember(self, connection: Any) -> None:
         """See Backend."""
-
-    def find(self, cursor: Cursor, records: Records, *, lock: bool) -> list[Met]:
-        """See Server. Writers take turns, so nothing need be locked."""
-        wanted = {key: i for i, key in enumerate(zip(*(c.tolist() for c in records[:3]), strict=True))}
-        met = []
-        for spans in chunks(np.unique(records.span).tolist(), _SPANS):
-            here = np.isin(records.span, spans)
-            for resources in chunks(np.unique(records.resource[here]).tolist(), _RESOURCES):
-                values = {f"span_{i}": s for i, s in enumerate(padded(spans, _SPANS))}
-                values |= {f"resource_{i}": r for i, r in enumerate(padded(resources, _RESOURCES))}
-                for span, resource, place, *rest in _there.run(cursor, **values).fetchall():
-                    row = wanted.get((span, resource, place))
-                    if row is not None:
-                        met.append(Met(row, *rest))
-        return sorted(met)
-
-    def new_ties(self, cursor: Cursor, records: Records) -> list[int]:
-        """See Server."""
-        there = {bytes(t) for (t,) in _ties.run(cursor, records.tie)}
-        fresh = [i for i, t in enumerate(records.tie) if t not in there]
-        if fresh:
-            _ties_added.run_columns(cursor, tie_columns(records.take(fresh)))
-        return fresh
-
-    def update(self, cursor: Cursor, records: Records) -> None:
-        """See Backend."""
-        _merged.run_rows(cursor, [(*row[4:], *row[:4]) for row in records.rows()])
 
     def server(self) -> str:
         """See Backend."""
