@@ -2,13 +2,16 @@
 
 notifications-decode   message to topic bytes, per CPU-second: opened, samples and events made, batches encoded. Against the same definitions, one dict
                        at a time: two json.loads, every field by jsonpath-ng, a message of JSON a sample and an event.
-rabbitmq-listen        from a RabbitMQ broker to an embedded log, wall time, against the same client consuming and acknowledging as many without work.
-udp-push               datagrams of one sample each, sent at 50,000 a second by another process; the value is what was received a second, loss is an error.
+rabbitmq-listen        from a RabbitMQ broker to an embedded log, wall time, by two processes (`notifications --workers 2`), against one of the same client
+                       that consumes and acknowledges as many without work; beside it, what one process does.
+udp-push               datagrams of one sample each, sent by another process at growing rates; of the highest of them at which none is lost the value is what
+                       came into the log a second, `against` is what was sent a second.
 """
 
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import socket
 import statistics
@@ -44,6 +47,8 @@ from sources.udp_tcp import Inbox, UdpReceiver
 CASES = ("notifications-decode", "rabbitmq-listen", "udp-push")
 RECORDED = Path(__file__).parent.parent / "tests/recorded/notifications.jsonl"
 PARTITIONS = 64
+LISTENERS = 2
+RATES = (50_000, 60_000, 75_000, 90_000, 110_000)
 
 
 def bodies(count: int) -> list[bytes]:
@@ -70,15 +75,15 @@ def cases(quick: bool = False, only: list[str] | None = None) -> Iterator[dict[s
 # notifications-decode
 
 
-def _maker() -> Maker:
+def _maker(counts: Counts) -> Maker:
     meters = Meters(load_meters([shipped("meters.yaml")]), "openstack")
-    return Maker(meters, Events(load_events([shipped("event_definitions.yaml")])), Counts("bench_notifications"))
+    return Maker(meters, Events(load_events([shipped("event_definitions.yaml")])), counts)
 
 
 def _decode(quick: bool) -> dict[str, Any]:
     count = 3_900 if quick else 19_500
     deliveries = [Delivery(body, "bench", None) for body in bodies(count)]
-    maker = _maker()
+    maker = _maker(Counts("bench_notifications"))
 
     def ours() -> float:
         began = time.process_time()
@@ -154,8 +159,6 @@ def _parsed(text: str) -> Any:
 def _listen(quick: bool) -> dict[str, Any]:
     import pika
 
-    from sources.notifications.rabbitmq import FEED
-    from sources.notifications.source import Wanted
     from tests.servers.rabbitmq import running
 
     count = 5_000 if quick else 30_000
@@ -188,44 +191,72 @@ def _listen(quick: bool) -> dict[str, Any]:
                     connection.process_data_events(time_limit=1)
                 return count / (time.perf_counter() - began)
 
-        def ours(run: int) -> float:
+        def ours(processes: int) -> float:
             fill("ours.info")
-            counts = Counts(f"bench_listen_{run}")
-            meters = Meters(load_meters([shipped("meters.yaml")]), "openstack")
-            maker = Maker(meters, Events(load_events([shipped("event_definitions.yaml")])), counts)
-            stop = threading.Event()
-            with (
-                tempfile.TemporaryDirectory() as place,
-                closing(EmbeddedLog(Path(place) / "log.db", PARTITIONS)) as log,
-            ):
-                wanted = Wanted(queues=("ours.info",))
-                listener = Listener("bench", lambda: FEED.open(broker.url, wanted), maker, log, counts)
-                thread = threading.Thread(target=listener.run, args=(stop,))
+            with tempfile.TemporaryDirectory() as place:
+                path = Path(place) / "log.db"
+                EmbeddedLog(path, PARTITIONS).close()
+                done = memoryview(mmap.mmap(-1, 8 * processes)).cast("q")
+                ready, go = os.pipe()
+                children = []
+                for number in range(processes):
+                    child = os.fork()
+                    if child == 0:
+                        os.close(go)
+                        _share(broker.url, path, ready, done, number, count)
+                    children.append(child)
+                time.sleep(2)  # They read the definitions.
                 began = time.perf_counter()
-                thread.start()
-                while counts.values().get("events", 0) < count:
+                os.close(go)
+                while sum(done) < count:
                     time.sleep(0.005)
                 took = time.perf_counter() - began
-                stop.set()
-                thread.join()
+                for child in children:
+                    os.waitpid(child, 0)
+                os.close(ready)
             return count / took
 
         plain = statistics.median(bare() for _ in range(3))
-        mine = statistics.median(ours(i) for i in range(3))
+        one = statistics.median(ours(1) for _ in range(3))
+        mine = statistics.median(ours(LISTENERS) for _ in range(3))
     return {
         "case": "rabbitmq-listen",
         "value": round(mine),
         "unit": "notifications per second",
         "against": round(plain),
         "ratio": round(mine / plain, 2),
+        "processes": LISTENERS,
+        "by one process": round(one),
     }
+
+
+def _share(url: str, path: Path, ready: int, done: memoryview, number: int, count: int) -> None:
+    """A process of several that listen: starts when `ready` is closed at its other end, and writes how far it is into its place of `done`."""
+    from sources.notifications.rabbitmq import FEED
+    from sources.notifications.source import Wanted
+
+    counts = Counts(f"bench_listen_{number}")
+    maker = _maker(counts)
+    stop = threading.Event()
+    with closing(EmbeddedLog(path, PARTITIONS)) as log:
+        wanted = Wanted(queues=("ours.info",))
+        listener = Listener("bench", lambda: FEED.open(url, wanted), maker, log, counts)
+        thread = threading.Thread(target=listener.run, args=(stop,))
+        os.read(ready, 1)
+        thread.start()
+        while sum(done) < count:
+            time.sleep(0.005)
+            done[number] = int(counts.values().get("events", 0))
+        stop.set()
+        thread.join()
+    os._exit(0)
 
 
 # udp-push
 
 
 def _udp(quick: bool) -> dict[str, Any]:
-    rate, count = 50_000, 100_000 if quick else 500_000
+    count = 100_000 if quick else 400_000
     message = {
         "name": "cpu",
         "type": "cumulative",
@@ -239,8 +270,23 @@ def _udp(quick: bool) -> dict[str, Any]:
         msgspec.msgpack.encode(sample_to_ceilometer(sample_from_dict(message | {"resource_id": f"instance-{i}"})))
         for i in range(5000)
     ]
+    best: dict[str, Any] = {}
+    for rate in RATES:
+        found = _received(datagrams, rate, count)
+        if found["ratio"] < 1:
+            print(f"udp-push: {(1 - found['ratio']) * count:.0f} of {count} lost at {rate} a second", file=sys.stderr)
+        if best and found["ratio"] < 1:
+            break
+        best = found
+        if found["against"] < 0.95 * rate:  # The sender has reached what it can.
+            break
+    return best
+
+
+def _received(datagrams: list[bytes], rate: int, count: int) -> dict[str, Any]:
+    """So many datagrams sent at a rate by another process, until the last is in the log."""
     with tempfile.TemporaryDirectory() as place, closing(EmbeddedLog(Path(place) / "log.db", PARTITIONS)) as log:
-        counts = Counts("bench_udp")
+        counts = Counts(f"bench_udp_{rate}")
         inbox = Inbox(log, counts)
         receiver = UdpReceiver(("127.0.0.1", 0), inbox)
         began = time.perf_counter()
@@ -255,14 +301,12 @@ def _udp(quick: bool) -> dict[str, Any]:
         took = time.perf_counter() - began
         cpu = time.process_time() - cpu
         got = counts.values()["sent"]
-    if got != count:
-        print(f"udp-push: {count - got:.0f} of {count} lost", file=sys.stderr)
     return {
         "case": "udp-push",
         "value": round(got / took),
         "unit": "samples per second",
         "against": round(count / sent),
-        "ratio": round(got / count, 4),
+        "ratio": int(10_000 * got / count) / 10_000,
         "samples per CPU-second": round(got / cpu),
     }
 

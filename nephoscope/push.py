@@ -93,8 +93,9 @@ def marks(moment: int, partitions: int, member: str = "", generation: int = 0) -
 
 def too_large(limit: int, *texts: str) -> int:
     """The size in bytes of a sample's texts if it exceeds the limit, else 0. Raises UnicodeEncodeError for what is no text."""
+    whole = "".join(texts)
     # Most are ASCII, a byte a character, and need no encoding; a lone surrogate must not pass.
-    if sum(map(len, texts)) <= limit and all(map(str.isascii, texts)):
+    if len(whole) <= limit and whole.isascii():
         return 0
     size = sum(len(text.encode()) for text in texts)
     return size if size > limit else 0
@@ -105,7 +106,7 @@ def _sorted_out(items: Iterable[Given], limit: int) -> tuple[list[Sample], list[
     letters: list[DeadLetter] = []
     for item in items:
         try:
-            s = _read(item, limit)
+            s = item if type(item) is Sample else _read(item, limit)
             size = too_large(limit, s.name, s.unit, s.resource_id, s.user_id, s.project_id, s.source, s.metadata)
             if size:
                 raise SampleError("too_large", f"{size} bytes; the limit is {limit}")

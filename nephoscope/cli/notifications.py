@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import sys
+import threading
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 import typer
 
-from nephoscope.cli.options import Config, Json, Set, settings_of
+from nephoscope.cli.options import Config, Json, Set, arguments_of, settings_of
 from nephoscope.cli.output import complain
 from nephoscope.cli.parts import open_log
+from nephoscope.cli.supervisor import Child, Supervisor
 from nephoscope.errors import NephoscopeError, SampleError
 from nephoscope.sample import sample_to_dict
+from nephoscope.settings import Settings
+from nephoscope.stopping import on_stop
 from nephoscope.times import format_time
 
 
@@ -23,16 +27,54 @@ def register(app: typer.Typer) -> None:
     app.command()(explain)
 
 
-def notifications(config: Config = None, overrides: Set = None) -> None:
+def notifications(
+    config: Config = None,
+    overrides: Set = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", "-w", min=1, help="Processes that share the queues.", show_default=False)
+    ] = None,
+    process_id: Annotated[int | None, typer.Option("--process-id", hidden=True)] = None,
+) -> None:
     """Listen to RabbitMQ, Kafka and pushed samples, as the settings say, until SIGINT or SIGTERM.
 
-    Example: nephoscope notifications --set notifications.urls=rabbit://guest:guest@127.0.0.1:5672/
-    """
-    settings = settings_of(config, overrides)
-    from sources.notifications.service import run
+    Of several processes each listens to every URL; the first also takes pushed samples. One that ends otherwise is started again.
 
+    Example: nephoscope notifications --workers 2 --set notifications.urls=rabbit://guest:guest@127.0.0.1:5672/
+    """
+    flags = {} if workers is None else {"notifications.workers": workers}
+    settings = settings_of(config, overrides, **flags)
+    from sources.notifications.service import check_anything, run
+
+    check_anything(settings)
+    if process_id is None and settings.notifications.urls and settings.notifications.workers > 1:
+        _supervise(settings, arguments_of(config, overrides))
+        return
     with open_log(settings) as log:
-        run(log, settings)
+        run(log, settings, process_id or 0)
+
+
+def _supervise(settings: Settings, arguments: list[str]) -> None:
+    """Listen in several processes of this host. Raises ConfigError, once, for what all of them would."""
+    from sources.notifications.service import definitions
+
+    definitions(settings)
+    # Made here, so that they find it and do not race for it.
+    with open_log(settings):
+        pass
+    base = [sys.executable, "-m", "nephoscope.cli", "notifications", *arguments, "--process-id"]
+    children = [Child(f"listener {i}", [*base, str(i)]) for i in range(settings.notifications.workers)]
+    stop = threading.Event()
+    on_stop(stop.set)
+    supervisor = Supervisor(children, complain)
+    supervisor.start()
+    status = None
+    try:
+        while status is None and not stop.wait(0.1):
+            status = supervisor.watch()
+    finally:
+        supervisor.stop(together=True)
+    if status:
+        raise typer.Exit(status)
 
 
 def explain(

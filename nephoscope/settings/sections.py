@@ -170,6 +170,7 @@ class NotificationsSettings(Section):
     priorities: tuple[str, ...]
     exchanges: tuple[str, ...]
     group: str = Field(min_length=1)
+    workers: int = Field(ge=1, le=64)
     prefetch: int = Field(ge=1, le=65535)
     create_queues: bool
     queue_type: Literal["classic", "quorum"]

@@ -80,8 +80,9 @@ class Quick:
         self._constants: list[Any] = [MISSING]
         self._places: dict[int, int] = {}
         self._metadata: list[_Metadata] = []
-        names = [d.name.constant for d in definitions]
-        self._counted = None in names or len(set(names)) < len(names)
+        names = [d.name.constant for d in definitions if not d.name.paths]
+        self._names = frozenset(names)
+        self._counted = len(self._names) < len(names)
         self._groups: list[_Group] = []
         known: dict[object, int] = {}
         for definition in definitions:
@@ -172,25 +173,28 @@ class Quick:
                 user = _text(user) or self._of_request(_USER, values, view)
             if type(project) is not str or not project:
                 project = _text(project) or self._of_request(_PROJECT, values, view)
-            moment = check_time(parse_time(text)) if (text := _text(moment)) else notification.timestamp
+            if moment_at == -1 or not (moment := _text(moment)):
+                moment = notification.timestamp
+            else:
+                moment = check_time(parse_time(moment))
             metadata = texts.get(metadata_at)
             if metadata is None:
                 metadata = texts[metadata_at] = self._written(self._metadata[metadata_at], notification, values)
             for name_at, kind, unit_at, volume_at, place in entries:
                 volume = values[volume_at]
-                if type(volume) is not float:
-                    if volume is None:
-                        empty += len(resources)
-                        continue
-                    if type(volume) is not int and type(volume) is not str:
-                        raise UnexpectedError
+                if type(volume) is int:
+                    volume = float(volume)
+                elif volume is None:
+                    empty += len(resources)
+                    continue
+                elif type(volume) is str:
                     volume = volume_of(volume)
-                elif not _isfinite(volume):
+                elif type(volume) is not float or not _isfinite(volume):
                     raise UnexpectedError
                 name, unit = values[name_at], values[unit_at]
                 if type(unit) is not str:
                     unit = _text(unit)
-                if place is None and (type(name) is not str or not name):
+                if place is None and (type(name) is not str or not name or name in self._names):
                     raise UnexpectedError
                 for resource in resources:
                     if place is None or counted or several is not None:

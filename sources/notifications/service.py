@@ -30,6 +30,8 @@ from sources.udp_tcp import Inbox, TcpReceiver, UdpReceiver
 
 _log = logging.getLogger(__name__)
 DEFAULT_SECRET = "change this for valid signing"  # noqa: S105 -- Ceilometer's default, which everybody knows
+_FIRST, _MORE = 2, 65
+"""Places of the processes' ports after the one that the settings name: of the first, and before those of others. A flow's 64 lie between."""
 _GRACE = 30.0
 """Seconds for what was received to reach the log after a signal."""
 
@@ -141,12 +143,16 @@ def maker_of(settings: Settings, counts: Counts) -> tuple[Maker, list[MeterDefin
     return maker, meters
 
 
-def run(log: Log, settings: Settings) -> None:
-    """Listen as a process's only business, until SIGINT or SIGTERM. ConfigError where nothing is to be listened to."""
-    given = settings.notifications
-    if not given.urls and not settings.push.udp and not settings.push.tcp:
+def check_anything(settings: Settings) -> None:
+    """ConfigError where nothing is to be listened to."""
+    if not settings.notifications.urls and not settings.push.udp and not settings.push.tcp:
         hint = "set notifications.urls, push.udp or push.tcp"
         raise ConfigError([Problem("there is nothing to listen to", hint=hint)])
+
+
+def run(log: Log, settings: Settings, number: int = 0) -> None:
+    """Listen as a process's only business, until SIGINT or SIGTERM. Of several, the one with number 0 takes what is pushed."""
+    given = settings.notifications
     counts = Counts("notifications")
     maker, meters = maker_of(settings, counts)
     listeners = [_listener(secret.get_secret_value(), settings, maker, log, counts) for secret in given.urls]
@@ -156,8 +162,8 @@ def run(log: Log, settings: Settings) -> None:
     for listener in listeners:
         health.look(listener.name, _looked_at(listener))
     with ExitStack() as stack:
-        inbox = _receivers(stack, settings, meters, log, health)
-        stack.enter_context(serve(health, settings.metrics.listen, 2))
+        inbox = _receivers(stack, settings, meters, log, health) if number == 0 else None
+        stack.enter_context(serve(health, settings.metrics.listen, _MORE + number if number else _FIRST))
         threads = [threading.Thread(target=_run, args=(one, stop), name=one.name, daemon=True) for one in listeners]
         for thread in threads:
             thread.start()

@@ -10,6 +10,7 @@ import time
 import uuid
 from contextlib import closing, contextmanager
 
+import psutil
 import pytest
 
 from nephoscope.dead_letters import letters
@@ -191,7 +192,8 @@ def test_notifications_of_kafka_are_shared_by_a_group(kafka, log):
 
 
 @pytest.mark.slow
-def test_no_notification_is_lost_when_listeners_are_killed_and_the_broker_is(tmp_path):
+@pytest.mark.parametrize("workers", [1, 2])
+def test_no_notification_is_lost_when_listeners_are_killed_and_the_broker_is(tmp_path, workers):
     from tests.servers.rabbitmq import running
 
     sent = messages(750)
@@ -206,6 +208,7 @@ def test_no_notification_is_lost_when_listeners_are_killed_and_the_broker_is(tmp
             "notifications.urls": broker.url,
             "notifications.durable": "true",
             "notifications.exchanges": "nova",
+            "notifications.workers": str(workers),
             "metrics.listen": "",
         }
         command += [a for name, value in settings.items() for a in ("--set", f"{name}={value}")]
@@ -221,6 +224,10 @@ def test_no_notification_is_lost_when_listeners_are_killed_and_the_broker_is(tmp
             wait_for(lambda: _bound(broker.port))
             for part in range(3):
                 send(broker.port, "nova", map(enveloped, sent[part * 250 : (part + 1) * 250]), durable=True)
+                if workers > 1:  # One of them first: it is started again.
+                    wait_for(lambda pid=process.pid: len(psutil.Process(pid).children()) == workers)
+                    psutil.Process(process.pid).children()[part % workers].kill()
+                    time.sleep(0.5 * part)
                 process.send_signal(signal.SIGKILL)
                 process.wait(10)
                 if part == 1:
