@@ -8,7 +8,8 @@ partition and period of a minute. Cases, each once a store:
 ingest                samples/s, against the plain way's
 bytes-per-sample      what the store takes on disk once all is loaded, indexes and resources included, against the plain way's
 statistics            milliseconds for one meter and resource over a day of 60 s samples, with all else stored; against a query written by
-                      hand for the plain way's layout, which then holds only its few periods. The ratio is theirs by ours: more is faster
+                      hand for the plain way's layout, which then holds only its few periods, and three more that come in between. The ratio is
+                      theirs by ours: more is faster
 expire-while-writing  samples/s while a million samples are removed, against the rate just before
 
 What is prepared beforehand (our batches, the plain way's rows) is in no rate. The two ways take turns batch by batch, so that what else the
@@ -30,6 +31,7 @@ from typing import Any, Final
 
 from bench._cloud import START, Periods, by_partition, instances
 from bench._stores import Bench
+from nephoscope.batch import Batch
 from nephoscope.filters import And, Compare
 from nephoscope.store import StatisticsQuery, Store
 
@@ -50,6 +52,8 @@ EXPIRED_PERIODS: Final = 10
 MINUTE: Final = 60_000_000
 DAY: Final = 1440
 ASKED: Final = 15
+AMONG: Final = 200
+"""Samples of others between two minutes of the day that is asked for: 288,000 in all."""
 
 
 def cases(*, quick: bool = False, only: Sequence[str] = (), stores: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
@@ -138,12 +142,13 @@ class _Run:
         self._period += 1
 
     def _statistics(self, store: Store) -> dict[str, Any]:
-        # A day of one instance more, on both sides.
-        one = Periods([instances(PARTITIONS, 1)])
+        # A day of one instance more, on both sides. Each minute of it comes with some samples of others before and after, as it does in life:
+        # written in one go, a day of one instance would lie together where neither way puts it together.
+        one, others = Periods([instances(PARTITIONS, 1)]), self._pieces()
         for period in range(DAY):
-            batch = one.batch(0, period)
-            store.write(batch.rows)
-            self._bench.plain_write(self._bench.plain_rows(batch))
+            for batch in (one.batch(0, period), next(others)):
+                store.write(batch.rows)
+                self._bench.plain_write(self._bench.plain_rows(batch))
         resource, end = f"{PARTITIONS:08x}-5e4a-4000-8000-{0:012x}", START + DAY * MINUTE
         query = StatisticsQuery(
             And((
@@ -168,6 +173,15 @@ class _Run:
                 times[which].append((time.perf_counter() - begin) * 1e3)
         mine, plain = (statistics.median(t) for t in times)
         return _case(f"statistics-{self._name}", mine, "ms", plain, ratio=plain / mine)
+
+    def _pieces(self) -> Iterator[Batch]:
+        """Further periods, some samples at a time."""
+        while True:
+            for partition in range(PARTITIONS):
+                batch = self._cloud.batch(partition, self._period)
+                for begin in range(0, len(batch), AMONG):
+                    yield Batch(batch.rows.slice(begin, AMONG), batch.header)
+            self._period += 1
 
     def _expire(self, store: Store) -> dict[str, Any]:
         before = START + (EXPIRED_PERIODS // self._less) * MINUTE

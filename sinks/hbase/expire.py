@@ -24,7 +24,8 @@ from sinks.hbase.facts import REFRESH, Catalogue
 from sinks.hbase.index import Era
 from sinks.hbase.layout import CLAIM, COMMIT, FACT, ID, JOURNAL, MINUTE, MINUTES, SAMPLE, SPAN
 from sinks.hbase.link import Cell, Link
-from sinks.hbase.scan import Packed, Scan
+from sinks.hbase.overlaps import Packed
+from sinks.hbase.scan import Scan
 from sinks.hbase.write import Writer
 
 _LISTS_A_STEP: Final = 256
@@ -162,7 +163,7 @@ class _Work:
                 tail = column[column.index(b":") + 1 :]
                 one = Packed(bucket, span * MINUTES + tail[0], tail[1:], pack.head(cell), cell)
                 read[column] = one, when
-            self._scan.settle([one for one, _ in read.values()])
+            self._scan.overlaps.settle([one for one, _ in read.values()])
             for column, (one, when) in read.items():
                 number = self._catalogue.kind_numbers([one.head.kind])[0]
                 before = self._before(number, one.head.time)

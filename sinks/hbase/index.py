@@ -11,6 +11,8 @@ from sinks.hbase.link import Link
 
 _KINDS = b"f:k"
 _ROSTERS = b"f:s"
+_FEW = 256
+"""Rows that are asked for by their keys."""
 
 
 @dataclass(slots=True)
@@ -39,8 +41,11 @@ def eras(link: Link, first: int | None, last: int | None, buckets: Collection[in
     high = 2**32 - 1 if last is None else min(last // ERA, 2**32 - 1)
     if last is not None and last < 0:
         return
-    start, stop = layout.era_row(low, 0), layout.era_row(high, 255) + b"\x00"
-    for row, cells in link.scan(FACT, start, stop, at_once=128):
+    if buckets is not None and (high - low + 1) * len(buckets) <= _FEW:
+        rows = link.rows(FACT, [layout.era_row(n, b) for n in range(low, high + 1) for b in sorted(buckets)])
+    else:
+        rows = link.scan(FACT, layout.era_row(low, 0), layout.era_row(high, 255) + b"\x00", at_once=128)
+    for row, cells in rows:
         number, bucket = layout.read_era_row(row)
         if buckets is not None and bucket not in buckets:
             continue

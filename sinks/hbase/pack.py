@@ -41,6 +41,7 @@ PLANES: Final = 32
 SHORT: Final = 64
 
 HEAD: Final = struct.Struct("<B8s16sIq")
+_SHORTS: Final = bytes([SHORT])
 _SHORT: Final = struct.Struct("<BQQ")
 _WHOLE_BELOW: Final = 2.0**53
 
@@ -104,27 +105,37 @@ def head(cell: bytes) -> Head:
     return Head(flags, *rest)
 
 
+def shape(cell: bytes) -> bytes:
+    """The same for packs that have all in common but their times and values: flags, kind, roster, how many, bytes of the numbers."""
+    return cell[: HEAD.size - 8] + (cell[HEAD.size : HEAD.size + 1] if cell[:1] >= _SHORTS else b"")
+
+
+def moment(cell: bytes) -> bytes | None:
+    """Different for packs that cannot have one sample; None where that takes more than a look: its samples have ids of their own."""
+    return None if cell[0] & TIED else cell[HEAD.size - 8 : HEAD.size]
+
+
 def unpack(cells: Sequence[bytes], flags: int, count: int, at: I64 | None = None) -> Values:
     """The rows of packs with the same flags and number of rows, one pack after the other; `at`: only these rows of each.
 
     `ids` is empty where the ids follow from the rest.
     """
-    shape = _layout(flags, count)
-    if any(len(c) != shape.itemsize for c in cells):
+    form = _layout(flags, count)
+    if set(map(len, cells)) - {form.itemsize}:
         raise StoreError("a pack has not the size that its head says")
-    table = np.frombuffer(b"".join(cells), shape)
+    table = np.frombuffer(b"".join(cells), form)
     n = len(cells) * (count if at is None else len(at))
 
     def column(name: str) -> Any:
         whole = table[name] if at is None else table[name][:, at]
         return whole.reshape(n, *whole.shape[2:])
 
-    def number(name: str, form: str, least: str) -> Any:
+    def number(name: str, kind: str, least: str) -> Any:
         if not flags & (PLANES | SHORT):
             return column(name)
         whole = (table[name] if at is None else table[name][:, :, at]).transpose(0, 2, 1)
         if not flags & SHORT:
-            return np.ascontiguousarray(whole).view(form).reshape(n)
+            return np.ascontiguousarray(whole).view(kind).reshape(n)
         wide = np.zeros((*whole.shape[:2], 8), np.uint8)
         wide[:, :, : whole.shape[2]] = whole
         return (wide.view("<u8")[:, :, 0] + table[least][:, None]).reshape(n)

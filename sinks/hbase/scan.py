@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +17,8 @@ from sinks.hbase.found import KIND_FIELDS, ROSTER_FIELDS, Found, Who, joined
 from sinks.hbase.index import Era
 from sinks.hbase.layout import COMMIT, JOURNAL, MINUTE, MINUTES, SAMPLE, SPAN
 from sinks.hbase.link import Cell, Link
-from sinks.hbase.pack import Head, Values
+from sinks.hbase.overlaps import Overlaps, Packed
+from sinks.hbase.pack import Head
 
 I64 = npt.NDArray[np.int64]
 
@@ -27,18 +27,10 @@ _KEYS_AT_ONCE: Final = 96
 _ROWS_AT_ONCE: Final = 24
 _COLUMNS: Final = 48
 _RANGES: Final = 8
+_BYTES_AT_ONCE: Final = 8_000_000
 
-
-@dataclass(slots=True)
-class Packed:
-    """A pack that was read. `gone`: positions of rows that an earlier pack has."""
-
-    bucket: int
-    minute: int
-    token: bytes
-    head: Head
-    cell: bytes
-    gone: list[int] | None = None
+_Alike: TypeAlias = defaultdict[bytes, list[bytes]]
+"""Packs by pack.shape."""
 
 
 class Scan:
@@ -69,6 +61,7 @@ class Scan:
         self._places: dict[bytes, I64 | None] = {}
         self._kinds: dict[int, bool] = {}
         self._eras: list[Era] | None = None
+        self.overlaps = Overlaps(catalogue)
 
     # -- which
 
@@ -219,102 +212,66 @@ class Scan:
     # -- from cells to samples
 
     def _found(self, rows: Iterable[tuple[bytes, dict[bytes, Cell]]]) -> Iterator[Found]:
+        """What passes of whole rows, or of all packs of a minute in them."""
         low = -1 if self.first is None else self.first // MINUTE
         high = 2**62 if self.last is None else self.last // MINUTE
+        alike: _Alike = defaultdict(list)
         packs: list[Packed] = []
         size = 0
-        for row, cells in rows:
+        for row, columns in rows:
             bucket, _, span = layout.read_sample_row(row)
-            some = []
-            for column, (cell, _) in cells.items():
-                tail = column[column.index(b":") + 1 :]
-                minute = span * MINUTES + tail[0]
-                if low <= minute <= high:
-                    some.append(Packed(bucket, minute, tail[1:], pack.head(cell), cell))
-                    size += len(cell)
-            packs += self.settle(some)
-            if size > 8_000_000:
-                yield from self.decoded(packs)
-                packs, size = [], 0
-        yield from self.decoded(packs)
-
-    def settle(self, packs: list[Packed]) -> list[Packed]:
-        """The packs of one row; where two of them have one sample, which is seldom, only the first of those that count."""
-        by_minute: dict[int, list[Packed]] = defaultdict(list)
-        for one in packs:
-            by_minute[one.minute].append(one)
-        for minute, some in by_minute.items():
-            if len(some) > 1 and self._overlap(some):
-                row = layout.commit_row(some[0].bucket, minute)
-                value = next((c[JOURNAL][0] for _, c in self.link.rows(COMMIT, [row], [JOURNAL])), b"")
-                place = journal.tokens(value)
-                some.sort(key=lambda p: (place.get(p.head.kind + p.token, 2**62), p.token, p.head.kind))
-                seen: set[object] = set()
-                for one in some:
-                    names = self._names(one)
-                    one.gone = [i for i, name in enumerate(names) if name in seen]
-                    seen.update(names)
-        return packs
-
-    def _overlap(self, packs: list[Packed]) -> bool:
-        keys = [(p.head.flags & pack.TIED, p.head.time) for p in packs if not p.head.flags & pack.TIED]
-        tied = sum(1 for p in packs if p.head.flags & pack.TIED)
-        if len(set(keys)) == len(keys) and tied < 2:
-            return False
-        names = [name for p in packs for name in self._names(p)]
-        return len(set(names)) < len(names)
-
-    def _names(self, one: Packed) -> list[object]:
-        """What tells the samples of a pack from others in its row."""
-        head = one.head
-        if head.flags & pack.TIED:
-            return [raw.tobytes() for raw in pack.unpack([one.cell], head.flags, head.count).ids]
-        resources = self.catalogue.rosters([head.roster])[head.roster].resources
-        return [(head.time, r) for r in resources.tolist()]
+            begin = span * MINUTES
+            cells = {column[column.index(b":") + 1 :]: cell for column, (cell, _) in columns.items()}
+            if begin < low or begin + MINUTES - 1 > high:
+                cells = {tail: cell for tail, cell in cells.items() if low <= begin + tail[0] <= high}
+            size += sum(map(len, cells.values()))
+            if len({pack.moment(cell) for cell in cells.values()}) == len(cells):
+                for cell in cells.values():
+                    alike[pack.shape(cell)].append(cell)
+            else:
+                # There may be two of one sample.
+                some = [
+                    Packed(bucket, begin + tail[0], tail[1:], pack.head(cell), cell) for tail, cell in cells.items()
+                ]
+                self.overlaps.settle(some)
+                packs += some
+            if size > _BYTES_AT_ONCE:
+                yield from self._decoded(alike, packs)
+                alike, packs, size = defaultdict(list), [], 0
+        yield from self._decoded(alike, packs)
 
     def decoded(self, packs: list[Packed]) -> Iterator[Found]:
         """The samples of packs that pass, in one part; nothing where none does."""
-        if not packs:
-            return
-        groups: dict[tuple[int, bytes, bytes, int], list[Packed]] = defaultdict(list)
-        passes = self.kind_passes([p.head.kind for p in packs])
-        for one, yes in zip(packs, passes, strict=True):
-            if yes:
-                groups[one.head.flags, one.head.kind, one.head.roster, one.head.count].append(one)
-        rosters = self.catalogue.rosters(roster for _, _, roster, _ in groups)
-        places = self.places(roster for _, _, roster, _ in groups)
+        yield from self._decoded(defaultdict(list), packs)
+
+    def _decoded(self, alike: _Alike, packs: list[Packed]) -> Iterator[Found]:
+        for one in packs:
+            if not one.gone:
+                alike[pack.shape(one.cell)].append(one.cell)
+        some: list[tuple[Head, list[bytes], list[int]]] = [(pack.head(cells[0]), cells, []) for cells in alike.values()]
+        some += [(one.head, [one.cell], one.gone) for one in packs if one.gone]
+        passes = self.kind_passes([head.kind for head, _, _ in some])
+        some = [one for one, yes in zip(some, passes, strict=True) if yes]
+        rosters = self.catalogue.rosters(head.roster for head, _, _ in some)
+        places = self.places(head.roster for head, _, _ in some)
         parts = []
-        for (flags, kind, roster, count), some in groups.items():
-            at = places[roster]
+        for head, cells, gone in some:
+            at = places[head.roster]
+            if gone:
+                at = np.setdiff1d(np.arange(head.count) if at is None else at, np.array(gone))
             if at is not None and not len(at):
                 continue
-            whole = [p for p in some if not p.gone]
-            for few in (whole, *([p] for p in some if p.gone)):
-                if not few:
-                    continue
-                keep = at
-                if few[0].gone:
-                    keep = np.setdiff1d(np.arange(count) if at is None else at, np.array(few[0].gone))
-                    if not len(keep):
-                        continue
-                values = pack.unpack([p.cell for p in few], flags, count, keep)
-                n, whole_roster = len(values.time), rosters[roster]
-                who, said = whole_roster.resources, whole_roster.said
-                if keep is not None:
-                    who, said = who[keep], said[keep]
-                tied = bool(flags & pack.TIED)
-                if not tied:
-                    values.ids = np.zeros((n, 16), np.uint8)
-                parts.append(
-                    Found(
-                        self.catalogue,
-                        np.full(n, self.catalogue.kind_numbers([kind])[0], np.int64),
-                        np.tile(who, len(few)),
-                        np.tile(said, len(few)),
-                        values,
-                        np.full(n, tied),
-                    )
-                )
+            values = pack.unpack(cells, head.flags, head.count, at)
+            n, roster = len(values.time), rosters[head.roster]
+            who, said = roster.resources, roster.said
+            if at is not None:
+                who, said = who[at], said[at]
+            tied = bool(head.flags & pack.TIED)
+            if not tied:
+                values.ids = np.zeros((n, 16), np.uint8)
+            kind = np.full(n, self.catalogue.kind_numbers([head.kind])[0], np.int64)
+            who, said = np.tile(who, len(cells)), np.tile(said, len(cells))
+            parts.append(Found(self.catalogue, kind, who, said, values, np.full(n, tied)))
         if not parts:
             return
         found = joined(parts)
@@ -339,6 +296,3 @@ def _named(tree: Filter) -> frozenset[str] | None:
             some = frozenset(part.value if part.op == "in" else (part.value,))
             result = some if result is None else result & some
     return result
-
-
-__all__ = ["Packed", "Scan", "Values"]

@@ -27,7 +27,7 @@ from pymongo.errors import (
     PyMongoError,
 )
 
-from nephoscope.errors import Problem, StoreError, Unavailable
+from nephoscope.errors import ConfigError, Problem, StoreError, Unavailable
 from nephoscope.event import Event, EventPage, EventQuery, Trait, TraitDescription
 from nephoscope.filters import EVERYTHING, Filter
 from nephoscope.lifetimes import Lifetimes
@@ -50,9 +50,11 @@ from nephoscope.store import (
 )
 from nephoscope.times import now
 from sinks.mongodb import address, events, expire, layout, query
+from sinks.mongodb.catalogue import Memory
 from sinks.mongodb.write import Writer
 
 _NEEDED: Final = ("find", "insert", "update", "remove", "createCollection", "createIndex", "collMod", "listIndexes")
+_UNAUTHORIZED: Final = 13
 _TOO_LARGE: Final = frozenset({10334, 17280, 17419, 17420})
 """The server's codes for a document or an index's entry that is too large."""
 
@@ -60,8 +62,8 @@ _TOO_LARGE: Final = frozenset({10334, 17280, 17419, 17420})
 class MongoStore:
     """A store in one database. Safe for several threads and processes.
 
-    Raises ConfigError for a URL that cannot be used, StoreError for a database of something else, Unavailable where the server is
-    away.
+    Raises ConfigError for a URL that cannot be used or a user who lacks privileges, StoreError for a database of something else,
+    Unavailable where the server is away.
     """
 
     guarantee = (
@@ -76,6 +78,7 @@ class MongoStore:
         self._db = self._client.get_database(
             name, codec_options=options, read_preference=ReadPreference.PRIMARY, write_concern=address.WRITTEN
         )
+        self._memory = Memory()
         self._lock = threading.Lock()
         self._closed = False
         try:
@@ -84,8 +87,14 @@ class MongoStore:
                 if version < layout.LEAST_SERVER:
                     least = ".".join(map(str, layout.LEAST_SERVER))
                     raise StoreError(f"MongoDB {'.'.join(map(str, version))} is too old: {least} is needed")
-                layout.create(self._db)
-                layout.take_up(self._db, lifetimes, now())
+                try:
+                    layout.create(self._db)
+                    layout.take_up(self._db, lifetimes, now())
+                except OperationFailure as error:
+                    lacking = self._missing_privileges() if error.code == _UNAUTHORIZED else []
+                    if lacking:
+                        raise ConfigError(lacking) from None
+                    raise
         except BaseException:
             self._client.close()
             raise
@@ -141,7 +150,7 @@ class MongoStore:
     def statistics(self, query_: StatisticsQuery) -> list[Statistics]:
         """Statistics by period and group. See Store."""
         with self._translated():
-            return query.statistics(self._db, query_)
+            return query.statistics(self._db, query_, self._memory)
 
     def events(self, query_: EventQuery) -> EventPage:
         """A page of events. See Store."""
@@ -206,7 +215,8 @@ class MongoStore:
         if not lacking:
             return []
         hint = f"grant the role dbOwner, or readWrite and dbAdmin, on {self._db.name}"
-        return [Problem(f"the user lacks: {', '.join(lacking)}", file=self._db.name, hint=hint)]
+        who = told["authenticatedUsers"][0]["user"]
+        return [Problem(f"the user {who} lacks: {', '.join(lacking)}", file=self._db.name, hint=hint)]
 
     @contextmanager
     def _translated(self, *, writing: bool = False) -> Iterator[None]:

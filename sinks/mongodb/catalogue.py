@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -24,6 +24,7 @@ STATE_FIELDS: Final = frozenset({"resource_id", "user_id", "project_id", METADAT
 TOLD: Final = {"z": {"$exists": True}}
 """States of which there was a sample. Others are being written, or came to nothing."""
 _MANY: Final = 200_000
+_REMEMBERED: Final = 10_000
 _MANY_BYTES: Final = 64_000_000
 
 
@@ -67,28 +68,64 @@ class States:
         return np.arange(self.length), [d[name] for d in self.documents]
 
 
+@dataclass(slots=True)
+class Memory:
+    """What a store remembers from question to question. Kinds never go; a resource's number may, so it is a guess."""
+
+    kinds: dict[int, Kind] | None = None
+    numbers: dict[str, int] = field(default_factory=dict)
+
+
 class Catalogue:
     """What the numbers mean, looked up as it is needed, for the time of one question."""
 
-    def __init__(self, db: Database[Document]) -> None:
+    def __init__(self, db: Database[Document], memory: Memory | None = None) -> None:
         self.db = db
-        self._kinds: dict[int, Kind] | None = None
+        self._memory = memory or Memory()
+        self._guessed: dict[int, str] = {}
         self._names: dict[int, str] = {}
         self._states: dict[int, Document] = {}
         self._bytes = 0
 
     @property
     def kinds(self) -> dict[int, Kind]:
-        """All kinds by their numbers."""
-        if self._kinds is None:
-            self._kinds = {d["_id"]: Kind(*(d[f] for f in Kind._fields)) for d in self.db["kind"].find()}
-        return self._kinds
+        """All kinds by their numbers; those that came since they were looked up may be missing."""
+        if self._memory.kinds is None:
+            self.look_again()
+        return self._memory.kinds or {}
+
+    def look_again(self) -> None:
+        """Look all kinds up."""
+        self._memory.kinds = {d["_id"]: Kind(*(d[f] for f in Kind._fields)) for d in self.db["kind"].find()}
 
     def kind(self, number: int) -> Kind:
         """One kind; also one that has come since the question was begun."""
         if number not in self.kinds:
-            self._kinds = None
+            self.look_again()
         return self.kinds[number]
+
+    def along(self, resources: I64, states: I64) -> list[Document]:
+        """Stages that look these numbers up at the end of another question, whose documents go through `take`. None where there are many."""
+        names = [n for n in resources.tolist() if n not in self._names]
+        said = [n for n in states.tolist() if n not in self._states]
+        if len(names) + len(said) > AT_ONCE:
+            return []
+        of_states = [{"$match": {"_id": {"$in": said}}}]
+        of_resources = [{"$match": {"_id": {"$in": names}}}, {"$project": {"n": 1}}]
+        return [
+            {"$unionWith": {"coll": name, "pipeline": pipeline}}
+            for name, pipeline in (("state", of_states), ("resource", of_resources))
+        ]
+
+    def take(self, document: Document) -> bool:
+        """Whether it is a resource or a state, which is known now."""
+        if "n" in document:
+            self._names[document["_id"]] = document["n"]
+        elif "m" in document:
+            self._know(document)
+        else:
+            return False
+        return True
 
     def resource_names(self, numbers: I64) -> dict[int, str]:
         """The ids of resources, of those that there are."""
@@ -107,9 +144,12 @@ class Catalogue:
             self._bytes = 0
         for some in chunks([n for n in wanted if n not in self._states], AT_ONCE):
             for document in self.db["state"].find({"_id": {"$in": some}}):
-                self._states[document["_id"]] = document
-                self._bytes += len(document["m"])
+                self._know(document)
         return {n: self._states[n] for n in wanted if n in self._states}
+
+    def _know(self, state: Document) -> None:
+        self._states[state["_id"]] = state
+        self._bytes += len(state["m"])
 
     def kinds_that_pass(self, tree: Filter) -> I64:
         """The kinds that a filter of kinds alone lets through."""
@@ -132,19 +172,42 @@ class Catalogue:
             yield from self.db["state"].find({"r": {"$in": some}, **TOLD})
 
     def resource_numbers(self, names: Iterable[str]) -> I64:
-        """The numbers of the resources among these that there are."""
-        found: list[int] = []
-        for some in askable(sorted(names)):
-            found += [d["_id"] for d in self.db["resource"].find({"n": {"$in": some}}, {"_id": 1})]
-        return np.array(sorted(found), np.int64)
+        """The numbers of the resources among these that there are: as they are remembered, where one is. See `confirmed`."""
+        wanted = sorted(names)
+        known = {n: self._memory.numbers[n] for n in wanted if n in self._memory.numbers}
+        if len(wanted) > len(known):
+            known = self._looked_up(wanted)
+        else:
+            self._guessed |= {number: name for name, number in known.items()}
+        return np.array(sorted(known.values()), np.int64)
+
+    def confirmed(self) -> bool:
+        """Whether what was remembered is so. If not, it is forgotten, and the question is to be put again."""
+        doubtful = [name for number, name in self._guessed.items() if self._names.get(number) != name]
+        if not doubtful:
+            return True
+        guessed = {name: number for number, name in self._guessed.items() if name in doubtful}
+        for name in doubtful:
+            self._memory.numbers.pop(name, None)
+        return self._looked_up(doubtful) == guessed
+
+    def _looked_up(self, names: list[str]) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for some in askable(names):
+            found |= {d["n"]: d["_id"] for d in self.db["resource"].find({"n": {"$in": some}}, {"n": 1})}
+        if len(self._memory.numbers) + len(found) > _REMEMBERED:
+            self._memory.numbers.clear()
+        if len(found) <= _REMEMBERED:
+            self._memory.numbers |= found
+        return found
 
     def _candidates(self, tree: Filter) -> Iterator[Document]:
         names = filters.allowed(tree, "resource_id")
         if names is not None:
             yield from self.states_of(self.resource_numbers(names).tolist())
             return
-        for field, name in (("project_id", "p"), ("user_id", "u")):
-            values = filters.allowed(tree, field)
+        for column, name in (("project_id", "p"), ("user_id", "u")):
+            values = filters.allowed(tree, column)
             if values is not None:
                 for some in askable(sorted(values)):
                     yield from self.db["state"].find({name: {"$in": some}, **TOLD})

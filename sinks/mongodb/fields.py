@@ -101,8 +101,9 @@ def pack(rows: Fields, starts: I64, time: I64) -> list[bytes]:
 
 def unpack(values: Sequence[bytes], time: I64) -> tuple[Fields, npt.NDArray[np.intp]]:
     """The samples of records, and the record's position of each; `time`: of each record. Records of one form come together."""
-    forms = np.fromiter((v[0] for v in values), np.int64, len(values))
     lengths = np.fromiter(map(len, values), np.int64, len(values))
+    firsts = np.cumsum(lengths) - lengths
+    forms = np.frombuffer(b"".join(values), np.uint8)[firsts].astype(np.int64)
     parts: list[Fields] = []
     owners: list[npt.NDArray[np.intp]] = []
     for form, length, records in _alike(forms, lengths):

@@ -26,7 +26,7 @@ from nephoscope.store import (
 )
 from sinks.columns import Kinds
 from sinks.mongodb.address import Document
-from sinks.mongodb.catalogue import KIND_FIELDS, STATE_FIELDS, Catalogue, Pairs, States
+from sinks.mongodb.catalogue import KIND_FIELDS, STATE_FIELDS, Catalogue, Memory, Pairs, States
 from sinks.mongodb.ends import Ends
 from sinks.mongodb.numbers import chunks
 from sinks.mongodb.scan import Scan
@@ -68,16 +68,18 @@ def each_sample(db: Database[Document], tree: Filter) -> Iterator[Sample]:
         yield from found.take(np.argsort(found.time, kind="stable")).samples()
 
 
-def statistics(db: Database[Document], query: StatisticsQuery) -> list[Statistics]:
+def statistics(db: Database[Document], query: StatisticsQuery, memory: Memory) -> list[Statistics]:
     """Statistics by period and group."""
-    scan = Scan(db, query.filter)
-    anchor = 0
-    if query.period:
-        anchor = scan.first if scan.first is not None else _earliest(scan)
-    tally = Tally(query, anchor)
-    for found in scan.all():
-        tally.add(found)
-    return tally.result()
+    while True:
+        scan = Scan(db, query.filter, Catalogue(db, memory))
+        anchor = 0
+        if query.period:
+            anchor = scan.first if scan.first is not None else _earliest(scan)
+        tally = Tally(query, anchor)
+        for found in scan.all():
+            tally.add(found)
+        if scan.catalogue.confirmed():
+            return tally.result()
 
 
 def _earliest(scan: Scan) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,8 @@ from sinks.mongodb.layout import GROUP, HOUR, SLOTS
 from sinks.mongodb.numbers import chunks
 
 I64 = npt.NDArray[np.int64]
+_Part: TypeAlias = tuple[I64, I64, Fields, npt.NDArray[np.uint8] | None]
+"""Rows that were read: resource, time, the rest, and the ids of those that have ids of their own."""
 
 _DOCUMENTS_AT_ONCE: Final = 2000
 _RANGES_AT_ONCE: Final = 128
@@ -40,6 +42,7 @@ class Scan:
         first, last = filters.span_of_time(tree)
         self.first, self.last = first, last
         self._kinds: I64 | None = None
+        self._of_kinds: Filter | None = None
         self._states: I64 | None = None
         self.resources: I64 | None = None
         rest: list[Filter] = []
@@ -51,12 +54,18 @@ class Scan:
                 continue
             (of_kinds if read <= KIND_FIELDS else of_states if read <= STATE_FIELDS else rest).append(part)
         if of_kinds:
-            self._kinds = self.catalogue.kinds_that_pass(filters.both(*of_kinds))
+            self._of_kinds = filters.both(*of_kinds)
+            self._kinds = self.catalogue.kinds_that_pass(self._of_kinds)
+            if not len(self._kinds):
+                self._look_again()
         if of_states:
             self._pick_states(filters.both(*of_states))
         self._rest = filters.both(*rest) if rest else EVERYTHING
-        head = db["about"].find_one({"_id": "head"}) or {}
-        self._clocks = [layout.clock(n) for n in range(len(layout.plan_of(head).names) + 1)]
+
+    @cached_property
+    def _clocks(self) -> list[str]:
+        head = self._db["about"].find_one({"_id": "head"}) or {}
+        return [layout.clock(n) for n in range(len(layout.plan_of(head).names) + 1)]
 
     @classmethod
     def of_resources(cls, db: Database[Document], catalogue: Catalogue, numbers: Sequence[int]) -> Scan:
@@ -76,6 +85,12 @@ class Scan:
         states, resources = self.catalogue.states_that_pass(tree)
         self._states, self.resources = np.sort(states), np.unique(resources)
 
+    def _look_again(self) -> None:
+        """A kind may have come that passes."""
+        assert self._of_kinds is not None
+        self.catalogue.look_again()
+        self._kinds = self.catalogue.kinds_that_pass(self._of_kinds)
+
     # -- when
 
     def windows(self, *, newest_first: bool = False, small: bool = False) -> Iterator[tuple[int, int]]:
@@ -85,6 +100,9 @@ class Scan:
         unit, most = (HOUR, _MOST_HOURS) if self._by_key else (60 * SECOND, _MOST_MINUTES)
         size = unit if small else most
         low, high = max(self.first or 0, 0), min(TOO_LATE if self.last is None else self.last, TOO_LATE)
+        if self._by_key and not small and low <= high < low + most:
+            yield low, high
+            return
         while low <= high:
             at = self._next(low, high, newest_first=newest_first)
             if at is None:
@@ -125,16 +143,35 @@ class Scan:
 
     def found(self, low: int, high: int) -> Iterator[Found]:
         """What passes between two times, both included, in parts."""
-        for ids, slots, values in self._records(low, high):
+        last: _Part | None = None
+        for part in self._records(low, high):
+            if last is not None:
+                yield from self._passed(*last, low, high)
+            last = part
+        # What the last rows refer to is looked up along with the ties: one question instead of three.
+        along = () if last is None else self.catalogue.along(np.unique(last[0]), np.unique(last[2].state))
+        ties = self._ties(low, high, along)
+        first = next(ties, None)
+        if last is not None:
+            yield from self._passed(*last, low, high)
+        if first is not None:
+            yield from self._passed(*first, low, high)
+        for part in ties:
+            yield from self._passed(*part, low, high)
+
+    def _records(self, low: int, high: int) -> Iterator[_Part]:
+        for ids, slots, values in self._values(low, high):
             group, time = layout.read(ids, parts=True)
             columns, of = fields.unpack(values, time)
             number = group * GROUP + np.array(slots, np.int64)
-            yield from self._passed(number[of], time[of], columns, None, low, high)
-        for documents in self._tied(low, high):
+            yield number[of], time[of], columns, None
+
+    def _ties(self, low: int, high: int, along: Sequence[Document]) -> Iterator[_Part]:
+        for documents in self._tied(low, high, along):
             number, time = layout.read([d["k"] for d in documents], parts=False)
             columns, of = fields.unpack([d["b"] for d in documents], time)
             ties = np.frombuffer(b"".join(d["_id"] for d in documents), np.uint8).reshape(-1, 16)
-            yield from self._passed(number[of], time[of], columns, ties[of], low, high)
+            yield number[of], time[of], columns, ties[of]
 
     def all(self) -> Iterator[Found]:
         """All that passes, about in the order of time."""
@@ -151,7 +188,7 @@ class Scan:
         # A range of keys costs about as much as ten documents that are read for nothing.
         return len(self.resources) * 8 < self._db["resource"].estimated_document_count()
 
-    def _records(self, low: int, high: int) -> Iterator[tuple[list[bytes], list[int], list[bytes]]]:
+    def _values(self, low: int, high: int) -> Iterator[tuple[list[bytes], list[int], list[bytes]]]:
         """(key, slot, value) of records, in parts."""
         if not self._by_key:
             for clock in self._clocks:
@@ -172,7 +209,13 @@ class Scan:
         cursor = self._db["record"].find(wanted, projection, batch_size=_DOCUMENTS_AT_ONCE)
         if order:
             cursor = cursor.sort(order, 1)
-        for documents in chunks(cursor, _DOCUMENTS_AT_ONCE):
+        only = next(iter(slots)) if slots and len(slots) == 1 else None
+        while documents := cursor.to_list(_DOCUMENTS_AT_ONCE):
+            if only is not None:
+                some = [d for d in documents if only in d]
+                if some:
+                    yield [d["_id"] for d in some], [int(only, 16)] * len(some), [d[only] for d in some]
+                continue
             ids: list[bytes] = []
             at: list[int] = []
             values: list[bytes] = []
@@ -186,7 +229,7 @@ class Scan:
             if ids:
                 yield ids, at, values
 
-    def _tied(self, low: int, high: int) -> Iterator[list[Document]]:
+    def _tied(self, low: int, high: int, along: Sequence[Document]) -> Iterator[list[Document]]:
         collection = self._db["tied"]
         if self.resources is None or not self._by_key:
             for clock in self._clocks:
@@ -196,13 +239,21 @@ class Scan:
         numbers = self.resources.tolist()
         pairs = ((hour, number) for hour in range(low // HOUR, high // HOUR + 1) for number in numbers)
         for some in chunks(pairs, _RANGES_AT_ONCE):
-            yield from chunks(collection.find(_ranges("k", some), {"k": 1, "b": 1}), _DOCUMENTS_AT_ONCE)
+            stages = [{"$match": _ranges("k", some)}, {"$project": {"k": 1, "b": 1}}, *along]
+            along = ()
+            with collection.aggregate(stages, batchSize=_DOCUMENTS_AT_ONCE) as answer:
+                while documents := answer.to_list(_DOCUMENTS_AT_ONCE):
+                    tied = [d for d in documents if not self.catalogue.take(d)]
+                    if tied:
+                        yield tied
 
     def _passed(
         self, resource: I64, time: I64, columns: Fields, ties: npt.NDArray[np.uint8] | None, low: int, high: int
     ) -> Iterator[Found]:
         passed = (time >= low) & (time <= high)
         if self._kinds is not None:
+            if any(k not in self.catalogue.kinds for k in np.unique(columns.kind).tolist()):
+                self._look_again()
             passed &= np.isin(columns.kind, self._kinds)
         if self._states is not None:
             passed &= np.isin(columns.state, self._states)

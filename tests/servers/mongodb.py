@@ -5,16 +5,18 @@ It starts with the TTL monitor's round at one second and with failCommand, so th
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from pymongo import MongoClient
-from pymongo.errors import OperationFailure
+from pymongo.errors import OperationFailure, PyMongoError
 
 from tests.servers import Server, free_port, missing, shared
 
@@ -38,13 +40,26 @@ def mongod() -> str:
 
 
 class MongoDB:
-    """A server at `address`, which can be killed and started again on its data. `replica`: a replica set of one."""
+    """A server at `address`, which can be killed and started again on its data.
 
-    def __init__(self, folder: Path, *, replica: bool = True, ttl_round: int = 1, cache_gb: float = 0.25) -> None:
+    `replica`: a replica set of one. `options`: more of the command line. `client`: what a client needs beside the address.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        replica: bool = True,
+        ttl_round: int = 1,
+        cache_gb: float = 0.25,
+        options: Sequence[str] = (),
+        client: Mapping[str, Any] | None = None,
+    ) -> None:
         self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
         self._replica = replica
-        (folder / "data").mkdir()
+        self._client = dict(client or {})
+        (folder / "data").mkdir(parents=True)
         command = [mongod(), "--dbpath", str(folder / "data"), "--port", str(self.port), "--bind_ip", "127.0.0.1"]
         command += ["--nounixsocket", "--wiredTigerCacheSizeGB", str(cache_gb)]
         for parameter in (
@@ -53,7 +68,7 @@ class MongoDB:
             f"ttlMonitorSleepSecs={ttl_round}",
         ):
             command += ["--setParameter", parameter]
-        self._server = Server(folder, [*command, *(["--replSet", _SET] if replica else [])])
+        self._server = Server(folder, [*command, *options, *(["--replSet", _SET] if replica else [])])
 
     @property
     def pid(self) -> int:
@@ -68,8 +83,13 @@ class MongoDB:
 
     def start(self) -> None:
         """Start it, or start it again, until it takes writes."""
-        with direct(self.address) as client:
+        with direct(self.address, **self._client) as client:
             self._server.start(lambda: self._ready(client))
+
+    def start_member(self) -> None:
+        """Start it as a member of a larger set, until it answers."""
+        with direct(self.address, **self._client) as client:
+            self._server.start(lambda: client.admin.command("ping"))
 
     def _ready(self, client: MongoClient[dict[str, Any]]) -> None:
         hello = client.admin.command("hello")
@@ -97,10 +117,10 @@ class MongoDB:
 
 
 @contextmanager
-def direct(address: str) -> Iterator[MongoClient[dict[str, Any]]]:
+def direct(address: str, **options: Any) -> Iterator[MongoClient[dict[str, Any]]]:
     """A client that speaks to this server alone."""
     client: MongoClient[dict[str, Any]] = MongoClient(
-        f"mongodb://{address}/?directConnection=true", serverSelectionTimeoutMS=2000, connectTimeoutMS=2000
+        f"mongodb://{address}/?directConnection=true", serverSelectionTimeoutMS=2000, connectTimeoutMS=2000, **options
     )
     try:
         yield client
@@ -117,6 +137,57 @@ def running(folder: Path, **options: Any) -> Iterator[MongoDB]:
         yield server
     finally:
         server.kill()
+
+
+class ReplicaSet:
+    """Some servers that choose their primary among them."""
+
+    def __init__(self, members: Sequence[MongoDB]) -> None:
+        self.members = members
+
+    def url(self, database: str = "nephoscope", options: str = "") -> str:
+        """The URL of a database in it."""
+        hosts = ",".join(m.address for m in self.members)
+        return f"mongodb://{hosts}/{database}?replicaSet={_SET}" + (f"&{options}" if options else "")
+
+    def start(self) -> None:
+        """Start all, until there is a primary."""
+        for member in self.members:
+            member.start_member()
+        members = [{"_id": n, "host": m.address} for n, m in enumerate(self.members)]
+        # A primary that is gone is missed sooner than after ten seconds.
+        settings = {"electionTimeoutMillis": 1500, "heartbeatIntervalMillis": 300}
+        with direct(self.members[0].address) as client:
+            client.admin.command("replSetInitiate", {"_id": _SET, "members": members, "settings": settings})
+        self.primary()
+
+    def primary(self, patience: float = 60.0) -> MongoDB:
+        """The member that takes writes."""
+        deadline = time.monotonic() + patience
+        while True:
+            for member in self.members:
+                with contextlib.suppress(PyMongoError), direct(member.address) as client:
+                    if client.admin.command("hello")["isWritablePrimary"]:
+                        return member
+            if time.monotonic() > deadline:
+                raise TimeoutError("no member has become primary")
+            time.sleep(0.1)
+
+    def kill(self) -> None:
+        """SIGKILL for all."""
+        for member in self.members:
+            member.kill()
+
+
+@contextmanager
+def running_set(folder: Path, members: int = 3) -> Iterator[ReplicaSet]:
+    """A replica set of one's own, whose members may be killed."""
+    one = ReplicaSet([MongoDB(folder / str(n)) for n in range(members)])
+    try:
+        one.start()
+        yield one
+    finally:
+        one.kill()
 
 
 @contextmanager

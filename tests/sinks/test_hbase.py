@@ -115,8 +115,15 @@ def test_a_question_about_one_resource_and_meter_reads_its_rows_only(url, monkey
         Compare("timestamp", ">=", START * SECOND), Compare("timestamp", "<", (START + 3600) * SECOND),
     ))  # fmt: skip
     (one,) = store.statistics(StatisticsQuery(tree))
+    calls = []
+    call = Link.call
+    monkeypatch.setattr(Link, "call", lambda self, act: calls.append(act) or call(self, act))
+    assert store.statistics(StatisticsQuery(tree)) == [one]
     store.close()
 
+    # What the era has of the bucket, and the rows themselves.
+    assert len(calls) == 2
+    read = read[: len(read) // 2]
     assert one.count == 5
     assert {layout.read_sample_row(key)[:2] for key in read} == {
         (layout.bucket_of("r7", 4), layout.identity_key('["openstack","cpu"]'))

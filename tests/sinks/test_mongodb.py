@@ -1,21 +1,32 @@
 """MongoDB's own ways: the TTL monitor, faults of a real server, URLs, and what `check` finds."""
 
+import contextlib
+import ipaddress
+import random
 import subprocess
 import sys
 import textwrap
 import threading
 import time
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from pymongo import MongoClient
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from pymongo import MongoClient, monitoring
+from pymongo.errors import PyMongoError
 
+from nephoscope.cli import app
 from nephoscope.errors import ConfigError, StoreError, Unavailable
+from nephoscope.filters import And, Compare
 from nephoscope.lifetimes import LifetimeClass, Lifetimes
-from nephoscope.store import ListQuery, Written
+from nephoscope.store import ListQuery, StatisticsQuery, Written
 from nephoscope.times import SECOND, now
 from sinks.mongodb import MongoStore, layout
-from tests.servers.mongodb import direct, for_all, running
+from tests.servers.mongodb import direct, for_all, running, running_set
 from tests.sinks.made import START, by_id, polled, rows, samples
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -171,6 +182,232 @@ def test_a_killed_server_loses_nothing_that_was_written_and_doubles_nothing(tmp_
         assert len(store.resources(ListQuery(limit=None)).resources) == 12
         assert store.check() == []
         store.close()
+
+
+def test_what_a_store_remembers_of_resources_and_meters_is_never_out_of_date(url):
+    """A resource that goes and comes back under another number, by another process; a meter that nobody had."""
+    store, other = MongoStore(url), MongoStore(url)
+
+    def count(meter):
+        tree = And((Compare("resource_id", "=", "r1"), Compare("name", "=~", meter)))
+        return sum(s.count for s in store.statistics(StatisticsQuery(tree)))
+
+    other.write(rows(polled("cpu", at=0), polled("cpu", at=60)))
+    number = store._db["resource"].find_one({"n": "r1"})["_id"]
+    assert [count("cpu"), count("cpu"), count("mem.*"), count("")] == [2, 2, 0, 2]
+    other.write(rows(polled("mem", at=0)))
+    assert [count("mem.*"), count("")] == [1, 3]
+    other.write(rows(polled("memory", at=0), polled("memory", at=60, id=b"t" * 16)))
+    assert [count("mem.*"), count("")] == [3, 5]
+
+    other.expire(Lifetimes(samples=0), START + 1000 * SECOND)
+    assert count("") == 0
+    other.write(rows(polled("cpu", at=2000)))
+    assert store._db["resource"].find_one({"n": "r1"})["_id"] != number
+    assert [count("cpu"), count("")] == [1, 1]
+    # Gone and back between two questions.
+    other.expire(Lifetimes(samples=0), START + 3000 * SECOND)
+    other.write(rows(polled("cpu", at=4000, id=b"u" * 16)))
+    assert count("cpu") == 1
+    store.close()
+    other.close()
+
+
+def test_statistics_of_a_resource_are_two_questions_to_the_server(url):
+    asked = []
+
+    class Listener(monitoring.CommandListener):
+        def started(self, event):
+            asked.append((event.command_name, event.command[event.command_name]))
+
+        def succeeded(self, event):
+            pass
+
+        def failed(self, event):
+            pass
+
+    listener = Listener()
+    monitoring.register(listener)
+    try:
+        store = MongoStore(url)
+    finally:
+        monitoring._LISTENERS.command_listeners.remove(listener)
+    store.write(rows(*samples()))
+    times = (Compare("timestamp", ">=", START), Compare("timestamp", "<", START + 86_400 * SECOND))
+    tree = And((Compare("resource_id", "=", "r7"), Compare("name", "=", "m3"), *times))
+    first = store.statistics(StatisticsQuery(tree))
+    asked.clear()
+
+    assert store.statistics(StatisticsQuery(tree)) == first
+    assert first[0].count == 15
+    assert asked == [("find", "record"), ("aggregate", "tied")]
+    store.close()
+
+
+@pytest.mark.slow
+def test_a_replica_set_whose_primary_is_killed_loses_nothing_and_doubles_nothing(tmp_path):
+    """Two write the same, in other orders, while the primary is killed, another one steps down, and the first comes back."""
+    everything = samples()
+    progress = [0, 0]
+    stop = threading.Event()
+
+    def write(which):
+        some, store = list(everything), stores[which]
+        random.Random(which).shuffle(some)
+        for begin in range(0, len(some), 20):
+            while not stop.is_set():
+                try:
+                    store.write(rows(*some[begin : begin + 20]))
+                    break
+                except Unavailable:
+                    time.sleep(0.05)
+            progress[which] = begin + 20
+
+    with running_set(tmp_path) as servers:
+        stores = [MongoStore(servers.url()) for _ in range(2)]
+        assert "replica set rs0" in stores[0].describe().server
+        first = servers.primary()
+        writers = [threading.Thread(target=write, args=(n,)) for n in range(2)]
+        for writer in writers:
+            writer.start()
+        try:
+            eventually(lambda: min(progress) >= 60)
+            first.kill()
+            second = servers.primary()
+            reached = list(progress)
+            eventually(lambda: min(progress) > max(reached) or min(progress) == len(everything))
+            first.start_member()
+            with direct(second.address) as client, contextlib.suppress(PyMongoError):
+                client.admin.command("replSetStepDown", 20)
+            assert servers.primary() is not second
+            eventually(lambda: min(progress) == len(everything))
+        finally:
+            stop.set()
+            for writer in writers:
+                writer.join()
+
+        assert max(reached) < len(everything)
+        assert by_id(stores[0].each_sample()) == by_id(everything)
+        assert stores[1].write(rows(*everything)) == Written(len(everything), 0, len(everything))
+        assert {r.resource_id for r in stores[1].resources(ListQuery(limit=None)).resources} == {
+            s.resource_id for s in everything
+        }
+        assert stores[0].check() == []
+        for store in stores:
+            store.close()
+
+
+# -- encryption and privileges
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory):
+    """A server that wants TLS, a client's certificate and a password: (address, CA's file, client's file)."""
+    folder = tmp_path_factory.mktemp("guarded")
+    authority, server, client = certificates(folder)
+    files = {"tls": True, "tlsCAFile": str(authority), "tlsCertificateKeyFile": str(client)}
+    options = [
+        "--auth",
+        "--tlsMode",
+        "requireTLS",
+        "--tlsCAFile",
+        str(authority),
+        "--tlsCertificateKeyFile",
+        str(server),
+    ]
+    with running(folder, replica=False, options=options, client=files) as mongod:
+        # The first user may be made by whoever is on the server's host.
+        with direct(mongod.address, **files) as one:
+            one.admin.command("createUser", "root", pwd="r", roles=["root"])
+        with direct(mongod.address, username="root", password="r", **files) as one:
+            actions = ["find", "insert", "update", "createCollection", "createIndex", "listIndexes", "listCollections"]
+            some = [{"resource": {"db": "nephoscope", "collection": ""}, "actions": actions}]
+            one["nephoscope"].command("createRole", "half", privileges=some, roles=[])
+            for user, role in (("owner", "dbOwner"), ("half", "half"), ("reader", "read"), ("writer", "readWrite")):
+                one["nephoscope"].command("createUser", user, pwd="p/w", roles=[role])
+        yield mongod.address, authority, client
+
+
+def guarded_url(guarded, user):
+    address, authority, client = guarded
+    return f"mongodb://{user}:p%2Fw@{address}/nephoscope?tls=true&tlsCAFile={authority}&tlsCertificateKeyFile={client}"
+
+
+def test_what_is_written_over_tls_is_read_over_tls_and_not_without(guarded):
+    address, authority, client = guarded
+    with closing(MongoStore(guarded_url(guarded, "owner"), Lifetimes(samples=-1))) as store:
+        store.write(rows(*samples()))
+        assert by_id(store.each_sample()) == by_id(samples())
+        assert store.check() == []
+    quick = "serverSelectionTimeoutMS=500"
+    for options in (
+        quick,
+        f"{quick}&tls=true&tlsCAFile={authority}",
+        f"{quick}&tls=true&tlsCAFile={client}&tlsCertificateKeyFile={client}",
+    ):
+        with pytest.raises(Unavailable) as refused:
+            MongoStore(f"mongodb://owner:p%2Fw@{address}/nephoscope?{options}")
+        assert "p/w" not in str(refused.value)
+        assert "p%2Fw" not in str(refused.value)
+
+
+def test_check_says_which_privilege_is_missing(guarded, monkeypatch, tmp_path, capfd):
+    """Also where the store cannot even be opened without it."""
+    MongoStore(guarded_url(guarded, "owner")).close()
+    monkeypatch.chdir(tmp_path)
+
+    def check(user):
+        monkeypatch.setenv("STORE_URL", guarded_url(guarded, user))
+        monkeypatch.setattr(sys, "argv", ["nephoscope", "check", "--set", "database.connection=${env:STORE_URL}"])
+        with pytest.raises(SystemExit) as ended:
+            app.main()
+        sys.stdout.flush()
+        out, err = capfd.readouterr()
+        assert "p/w" not in out + err
+        return ended.value.code or 0, " ".join((out + err).split())
+
+    assert check("owner")[0] == 0
+    hint = "grant the role dbOwner, or readWrite and dbAdmin, on nephoscope"
+    for user, lacking in (
+        ("writer", "collMod"),
+        ("half", "remove, collMod"),
+        ("reader", "insert, update, remove, createCollection, createIndex, collMod"),
+    ):
+        status, said = check(user)
+        assert status == 78
+        assert f"nephoscope: the user {user} lacks: {lacking} ({hint})" in said
+    with pytest.raises(ConfigError, match="lacks: collMod"):
+        MongoStore(guarded_url(guarded, "writer"), Lifetimes(samples=7200))
+
+
+def certificates(folder):
+    """(a CA's file, a server's file, a client's file), made on the spot."""
+    start = datetime.now(UTC) - timedelta(days=1)
+
+    def made(name, issuer=None, issuer_key=None, more=()):
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+        builder = x509.CertificateBuilder(issuer or subject, subject, key.public_key(), x509.random_serial_number())
+        builder = builder.not_valid_before(start).not_valid_after(start + timedelta(days=30))
+        for extension, critical in more:
+            builder = builder.add_extension(extension, critical)
+        certificate = builder.sign(issuer_key or key, hashes.SHA256())
+        raw = certificate.public_bytes(serialization.Encoding.PEM)
+        secret = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        return raw, secret, subject, key
+
+    raw, _, authority, authority_key = made(
+        "authority", more=[(x509.BasicConstraints(ca=True, path_length=None), True)]
+    )
+    files = [folder / f"{name}.pem" for name in ("authority", "server", "client")]
+    files[0].write_bytes(raw)
+    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    for file in files[1:]:
+        raw, secret, _, _ = made(file.stem, authority, authority_key, more=[(address, False)])
+        file.write_bytes(raw + secret)
+    return files
 
 
 def test_a_writer_whose_numbers_are_swept_at_any_moment_loses_nothing(url):
