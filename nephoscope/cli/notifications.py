@@ -14,6 +14,7 @@ from nephoscope.cli.options import Config, Json, Set, arguments_of, settings_of
 from nephoscope.cli.output import complain
 from nephoscope.cli.parts import open_log
 from nephoscope.cli.supervisor import Child, Supervisor
+from nephoscope.documents import Checker
 from nephoscope.errors import NephoscopeError, SampleError
 from nephoscope.sample import sample_to_dict
 from nephoscope.settings import Settings
@@ -55,9 +56,9 @@ def notifications(
 
 def _supervise(settings: Settings, arguments: list[str]) -> None:
     """Listen in several processes of this host. Raises ConfigError, once, for what all of them would."""
-    from sources.notifications.service import definitions
+    from sources.notifications.service import check
 
-    definitions(settings)
+    check(settings, Checker(""))
     # Made here, so that they find it and do not race for it.
     with open_log(settings):
         pass

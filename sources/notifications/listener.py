@@ -25,6 +25,7 @@ from nephoscope.times import SECOND
 from nephoscope.topics import EVENTS, SAMPLES, Log
 from sources.notifications.envelope import Notification, Opener
 from sources.notifications.events import Events
+from sources.notifications.meters import Made as Outcome
 from sources.notifications.meters import Meters
 
 _log = logging.getLogger(__name__)
@@ -34,6 +35,8 @@ WINDOW = 0.1
 """Seconds that a notification waits for others."""
 
 
+_TOGETHER = 100
+"""Notifications that are taken through each step together: few enough for the processor's cache."""
 _SURELY_SHORT = MAX_NAME // 4
 """Characters of a name whose bytes need no counting."""
 
@@ -70,7 +73,11 @@ class Made(NamedTuple):
     letters: list[DeadLetter]
 
 
-def _none(_: Notification) -> tuple[None, list[tuple[str, str]]]:
+Wrong = list[tuple[str, str]]
+"""Traits that could not be taken, each with what is wrong."""
+
+
+def _none(_: Notification) -> tuple[None, Wrong]:
     """The event where none is wanted."""
     return None, []
 
@@ -109,36 +116,67 @@ class Maker:
         self._open = Opener(meters.wanted | (events.wanted if events is not None else set())).open
 
     def make(self, deliveries: Sequence[Delivery]) -> Made:
-        """The samples, events and dead letters of some messages, in their order."""
+        """The samples and events of some messages, in their order, and the dead letters."""
         made = Made([], [], [])
+        for start in range(0, len(deliveries), _TOGETHER):
+            self._some(deliveries[start : start + _TOGETHER], made)
+        return made
+
+    def _some(self, deliveries: Sequence[Delivery], made: Made) -> None:
+        """All are opened, then all samples are made, then all events: each time the processor goes through the same code again."""
         latest = times.now() + self._max_future
-        events = self._events.event if self._events is not None else _none
+        opened: list[tuple[Delivery, Notification]] = []
         for delivery in deliveries:
-            body = delivery.body
             try:
-                if len(body) > self._max_message_bytes:
-                    raise SampleError("too_large", f"{len(body)} bytes; the limit is {self._max_message_bytes}")
-                notification = self._open(body)
-                if notification.timestamp > latest:
-                    at = times.format_time(notification.timestamp)
-                    raise SampleError("future", f"{notification.event_type} is of {at}, further ahead than max_future")
-                found = self._meters.samples(notification)
-                event, wrong = events(notification)
+                opened.append((delivery, self._opened(delivery.body, latest)))
             except SampleError as error:
                 self._bury(made, delivery, error.reason, str(error))
-                continue
-            if found.samples:
-                self._take_samples(found.samples, delivery, made)
-            if found.empty:
-                self._counts.dropped(found.empty, "no_volume")
-            for what, reason, detail in found.refused:
-                self._bury(made, delivery, reason, f"{notification.event_type}: {what}: {detail}")
-            for name, detail in wrong:
-                self._counts.dropped(1, "trait")
-                _log.debug("%s: trait %s: %s", notification.event_type, name, detail)
-            if event is not None:
-                self._take_event(event, delivery, made)
-        return made
+        try:
+            outcomes = self._outcomes([notification for _, notification in opened])
+        except SampleError:
+            # One of them cannot be read in full: which, is found one by one.
+            for one in opened:
+                try:
+                    self._take(*one, *self._outcomes([one[1]])[0], made)
+                except SampleError as error:
+                    self._bury(made, one[0], error.reason, str(error))
+            return
+        for (delivery, notification), outcome in zip(opened, outcomes, strict=True):
+            self._take(delivery, notification, *outcome, made)
+
+    def _opened(self, body: bytes, latest: int) -> Notification:
+        if len(body) > self._max_message_bytes:
+            raise SampleError("too_large", f"{len(body)} bytes; the limit is {self._max_message_bytes}")
+        notification = self._open(body)
+        if notification.timestamp > latest:
+            at = times.format_time(notification.timestamp)
+            raise SampleError("future", f"{notification.event_type} is of {at}, further ahead than max_future")
+        return notification
+
+    def _outcomes(self, notifications: Sequence[Notification]) -> list[tuple[Outcome, tuple[Event | None, Wrong]]]:
+        """The samples and the event of each. Raises SampleError."""
+        samples = list(map(self._meters.samples, notifications))
+        return list(zip(samples, map(self._events.event if self._events else _none, notifications), strict=True))
+
+    def _take(
+        self,
+        delivery: Delivery,
+        notification: Notification,
+        found: Outcome,
+        event: tuple[Event | None, Wrong],
+        made: Made,
+    ) -> None:
+        if found.samples:
+            self._take_samples(found.samples, delivery, made)
+        if found.empty:
+            self._counts.dropped(found.empty, "no_volume")
+        for what, reason, detail in found.refused:
+            self._bury(made, delivery, reason, f"{notification.event_type}: {what}: {detail}")
+        for name, detail in event[1]:
+            self._counts.dropped(1, "trait")
+            _log.debug("%s: trait %s: %s", notification.event_type, name, detail)
+        if event[0] is not None:
+            self._take_event(event[0], delivery, made)
 
     def _take_samples(self, samples: list[Sample], delivery: Delivery, made: Made) -> None:
         for sample in samples:
