@@ -159,5 +159,7 @@ def test_a_member_that_nobody_asks_for_is_read_only_where_the_notification_is_ke
     assert b"1e999" in body
     made = MAKER.make([Delivery(body, "here", None)])
     assert (len(made.events), made.letters) == (1, [])
-    kept = Maker(METERS, shipped_events(store_raw=["info"]), COUNTS).make([Delivery(body, "here", None)])
-    assert (kept.events, [letter.reason for letter in kept.letters]) == ([], ["json"])
+    bodies = [enveloped(RECORDED[0]), body, enveloped(RECORDED[1])]
+    kept = Maker(METERS, shipped_events(store_raw=["info"]), COUNTS).make([Delivery(b, "here", None) for b in bodies])
+    assert [event.event_type for event in kept.events] == [RECORDED[0]["event_type"], RECORDED[1]["event_type"]]
+    assert [(letter.reason, letter.data) for letter in kept.letters] == [("json", body)]
