@@ -30,6 +30,8 @@ from sinks.hbase.write import Writer
 
 _LISTS_A_STEP: Final = 256
 _ROWS_A_STEP: Final = 24
+_PAUSE: Final = 2.0
+"""How long the writers have HBase to themselves after a step, in times of what the step took."""
 _EMPTY_KEPT: Final = 60.0
 """Seconds that an emptied list stays."""
 
@@ -61,9 +63,9 @@ def expire(
         eras = list(index.eras(catalogue.link, None, latest))
         buckets = sorted({e.bucket for e in eras})
         for i, bucket in enumerate(buckets):
-            for count in work.lists(bucket, latest):
+            for count in _paced(work.lists(bucket, latest)):
                 tell(i / len(buckets), samples=count)
-            for count in work.packs(bucket, [e for e in eras if e.bucket == bucket], latest):
+            for count in _paced(work.packs(bucket, [e for e in eras if e.bucket == bucket], latest)):
                 tell((i + 0.5) / len(buckets), samples=count)
         _prune(catalogue.link, [e for e in eras if e.end <= min(due)])
         gone = work.touched - lists.live(catalogue, work.touched)
@@ -71,6 +73,18 @@ def expire(
     work.close()
     tell(1.0)
     return done
+
+
+def _paced(steps: Iterator[int]) -> Iterator[int]:
+    """The steps, with time in between in which the writers have HBase to themselves."""
+    while True:
+        begin = time.monotonic()
+        count = next(steps, None)
+        if count is None:
+            return
+        took = time.monotonic() - begin
+        yield count
+        time.sleep(_PAUSE * took)
 
 
 class _Work:
@@ -167,8 +181,11 @@ class _Work:
             for column, (one, when) in read.items():
                 number = self._catalogue.kind_numbers([one.head.kind])[0]
                 before = self._before(number, one.head.time)
-                values = pack.unpack([one.cell], one.head.flags, one.head.count)
-                old = values.time < before
+                if not one.tied:
+                    ids, old = [], np.full(one.head.count, one.head.time < before)
+                else:
+                    values = pack.unpack([one.cell], one.head.flags, one.head.count)
+                    ids, old = [raw.tobytes() for raw in values.ids], values.time < before
                 if not old.any():
                     continue
                 there = np.ones(one.head.count, bool)
@@ -177,7 +194,7 @@ class _Work:
                 roster = self._catalogue.rosters([one.head.roster])[one.head.roster]
                 self.touched.update(self._catalogue.names[n] for n in np.unique(roster.resources[old]).tolist())
                 if one.head.flags & pack.TIED:
-                    claims += [raw.tobytes() for raw in values.ids[old]]
+                    claims += [i for i, due in zip(ids, old.tolist(), strict=True) if due]
                     end = (one.minute + 1) * MINUTE
                     if end > before and self._drop(one):
                         # Its list had it still: some of its minute may live on.

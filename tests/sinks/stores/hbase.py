@@ -60,8 +60,10 @@ def _emptied(connection, prefix, most):
 
 
 @contextmanager
-def _small_steps(records, **_):
+def _small_steps(records, *, pauses=False):
     with pytest.MonkeyPatch.context() as patch:
+        if not pauses:
+            patch.setattr(expire, "_PAUSE", 0.0)
         patch.setattr(expire, "_LISTS_A_STEP", records)
         patch.setattr(expire, "_ROWS_A_STEP", records)
         yield
