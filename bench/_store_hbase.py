@@ -31,6 +31,9 @@ _TIME: Final = struct.Struct(">q")
 class HBase(Bench):
     """HBase in one process of 1.5 GB with its Thrift servers, a set of tables for each way."""
 
+    warm_periods = 5
+    """Java compiles what has run some thousand times. The plain way's rows have in a period, our calls in five."""
+
     def __enter__(self) -> Self:
         self._stack = ExitStack()
         server = self._stack.enter_context(running(self.folder, heap="1536m"))

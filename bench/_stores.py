@@ -19,6 +19,9 @@ from nephoscope.times import SECOND, now
 class Bench(ABC):
     """A store and its plain way, on one server in `folder`. A context manager: the server runs inside."""
 
+    warm_periods = 1
+    """Periods that are in no rate, on both sides: what is new to a store is new once."""
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 

@@ -41,9 +41,7 @@ CASES: Final = ("ingest", "bytes-per-sample", "statistics", "expire-while-writin
 PARTITIONS: Final = 64
 INSTANCES: Final = 10_048
 """Of ten meters each: 100,480 series."""
-PLAIN_PERIODS: Final = 3
-WARM_PERIODS: Final = 1
-"""Not in the rates: what is new to a store is new once."""
+PLAIN_PERIODS: Final = 2
 INGEST_PERIODS: Final = 10
 LOADED_PERIODS: Final = 100
 """10 million samples."""
@@ -118,12 +116,13 @@ class _Run:
     def _ingest(self, store: Store) -> tuple[_Rate, _Rate]:
         ours, theirs = _Rate(), _Rate()
         warm_ours, warm_theirs = _Rate(), _Rate()
-        for period in range(max(2, INGEST_PERIODS // self._less) + WARM_PERIODS):
-            warm = period < WARM_PERIODS
+        warm_periods = self._bench.warm_periods
+        for period in range(max(2, INGEST_PERIODS // self._less) + warm_periods):
+            warm = period < warm_periods
             for partition in range(PARTITIONS):
                 batch = self._cloud.batch(partition, period)
                 n = len(batch)
-                if period < PLAIN_PERIODS:
+                if period < warm_periods + PLAIN_PERIODS:
                     rows = self._bench.plain_rows(batch)
                     (warm_theirs if warm else theirs)(n, lambda rows=rows: self._bench.plain_write(rows))
                     self._plain_samples += n

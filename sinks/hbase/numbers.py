@@ -41,7 +41,7 @@ class Rows:
     values: Values
     natural: npt.NDArray[np.bool_]
 
-    def take(self, at: npt.NDArray[np.intp]) -> Rows:
+    def take(self, at: npt.NDArray[np.intp] | slice) -> Rows:
         """Some rows."""
         return Rows(self.kind[at], self.resource[at], self.said[at], self.values.take(at), self.natural[at])
 

@@ -43,7 +43,6 @@ SHORT: Final = 64
 HEAD: Final = struct.Struct("<B8s16sIq")
 _SHORTS: Final = bytes([SHORT])
 _SHORT: Final = struct.Struct("<BQQ")
-_WHOLE_BELOW: Final = 2.0**53
 
 
 @dataclass(slots=True)
@@ -189,11 +188,8 @@ def _volumes(volume: npt.NDArray[np.float64]) -> tuple[int, npt.NDArray[np.uint6
     """(flags, numbers): the form of few bytes that gives back every bit."""
     with np.errstate(over="ignore", invalid="ignore"):
         for flag, scale in ((WHOLE, 1.0), (MILLI, 1000.0)):
-            scaled = np.rint(volume * scale)
-            if not (np.abs(scaled) < _WHOLE_BELOW).all():
-                continue
-            whole = scaled.astype("<i8")
-            # Bits, not values: -0.0 is not 0.
+            whole = np.rint(volume * scale).astype("<i8")
+            # What is too large does not come back. Bits, not values: -0.0 is not 0.
             if ((whole / scale).view(np.uint64) == volume.view(np.uint64)).all():
                 return flag, whole.view(np.uint64)
     return 0, volume.astype("<f8").view(np.uint64)

@@ -97,7 +97,10 @@ class Writer:
             order = np.lexsort((identity, resource, time))
             fresh = _changes(identity[order], resource[order], time[order])
             return self._cut(rows.take(np.sort(order[fresh])))
-        order = np.lexsort((resource, kind, time, bucket))
+        if (time == time[0]).all() and (bucket == bucket[0]).all():
+            order = np.argsort(kind << 32 | resource, kind="stable")
+        else:
+            order = np.lexsort((resource, kind, time, bucket))
         fresh = _changes(resource[order], kind[order], time[order])
         return self._cut(rows.take(order[fresh]), in_order=True)
 
@@ -110,7 +113,7 @@ class Writer:
         out: dict[Unit, list[Rows]] = {}
         units = zip(bucket[starts].tolist(), (time[starts] // MINUTE).tolist(), strict=True)
         for unit, begin, end in zip(units, starts.tolist(), [*starts[1:].tolist(), len(rows)], strict=True):
-            out.setdefault(unit, []).append(rows.take(np.arange(begin, end)))
+            out.setdefault(unit, []).append(rows.take(slice(begin, end)))
         return out
 
     def _plan(self, unit: Unit, group: Rows) -> Planned | None:
