@@ -85,7 +85,8 @@ class Tally:
         ]
         counted = [_numbered(columns, field_named(f), n) for f, n in zip(self._distinct, self._of, strict=True)]
         units, unit_values = columns.words("unit")
-        order = np.lexsort((time, *reversed(keys)))
+        # Where all is one group, the sorts of keys that are all alike are saved.
+        order = np.lexsort((time, *reversed(keys))) if period or self._by else np.argsort(time, kind="stable")
         keys = [k[order] for k in keys]
         changed = np.zeros(columns.length, bool)
         changed[0] = True

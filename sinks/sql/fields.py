@@ -119,11 +119,18 @@ def unpack(
 
 
 def unpack_form(
-    form: int, raw: bytes, lengths: int | I64, state: I64, time: I64, kinds: I64 | None = None
+    form: int,
+    raw: bytes,
+    lengths: int | I64,
+    state: I64,
+    time: I64,
+    kinds: I64 | None = None,
+    *,
+    delays: bool = True,
 ) -> tuple[Fields, npt.NDArray[np.intp]]:
     """The fields of records of one form, which lie one after the other, each (or all of them) so long; and each field's record.
 
-    `kinds`: these alone.
+    `kinds`: these alone; `delays`: whether it matters when they were measured.
     """
     table = np.frombuffer(raw, layout(form))
     of = np.repeat(np.arange(len(time)), np.floor_divide(lengths, table.itemsize))
@@ -134,7 +141,7 @@ def unpack_form(
     n = len(table)
     if form & FAR:
         measured = table["measured"].astype(np.int64)
-    elif form & MEASURED:
+    elif form & MEASURED and delays:
         near = _integers(table["measured"]) if form & SHORT else table["measured"]
         measured = np.where(near == (_NEVER_SHORT if form & SHORT else _NEVER_NEAR), NEVER, near + time[of])
     else:

@@ -27,7 +27,8 @@ def creation(dialect_name: str) -> tuple[tuple[str, str], ...]:
     for table in schema.tables.sorted_tables:
         if table.name in schema.NOT_ON_SQLITE and not on_server:
             continue
-        out.append((table.name, str(CreateTable(table).compile(dialect=dialect(dialect_name)))))
+        made = schema.padded_less(table) if dialect_name == "postgresql" else table
+        out.append((table.name, str(CreateTable(made).compile(dialect=dialect(dialect_name)))))
         out += [
             (str(index.name), str(CreateIndex(index).compile(dialect=dialect(dialect_name))))
             for index in sorted(table.indexes, key=lambda i: str(i.name))

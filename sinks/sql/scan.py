@@ -25,8 +25,8 @@ from sinks.sql.statements import Cursor, Statement, chunks, padded
 I64 = npt.NDArray[np.int64]
 
 _RECORDS_AT_ONCE: Final = 2048
-_OF_RECORDS: Final = frozenset({"user_id", "project_id", METADATA, "id"})
-"""Fields that stand for all fields of a record, and cost most."""
+_COSTLY: Final = frozenset({"user_id", "project_id", METADATA, "id", "measured_at"})
+"""What costs most of a sample, and is seldom asked for together with many."""
 _numbers = count()
 _SPANS_AT_ONCE: Final = 64
 _RESOURCES_AT_ONCE: Final = 64
@@ -122,8 +122,8 @@ class Scan:
         return scan
 
     def _can_be_bare(self, needed: Collection[str]) -> bool:
-        """Whether neither ids nor states are looked at, apart from the resource."""
-        return self._states is None and not _OF_RECORDS & {*needed, *filters.fields(self._rest)}
+        """Whether neither ids, states nor times of measuring are looked at, apart from the resource."""
+        return self._states is None and not _COSTLY & {*needed, *filters.fields(self._rest)}
 
     def _pick_states(self, tree: Filter) -> None:
         names = filters.allowed(tree, "resource_id")
@@ -218,7 +218,9 @@ class Scan:
         time, state = read.time, read.state
         if state is None:
             state = np.full(len(time), -1)
-        columns, of = fields.unpack_form(read.form, read.fields, read.sizes, state, time, self._kinds)
+        columns, of = fields.unpack_form(
+            read.form, read.fields, read.sizes, state, time, self._kinds, delays=not self._bare
+        )
         resource = np.full(len(of), read.resource) if isinstance(read.resource, int) else read.resource[of]
         return Found(self.catalogue, resource, time[of], columns, read.ties or [b""] * len(time), of)
 

@@ -80,6 +80,22 @@ record = sa.Table(
     sqlite_with_rowid=False,
     postgresql_partition_by="RANGE (span)",
 )
+_NARROW: Final = ("tie", "fields")
+"""Of `record`: of any length, and aligned to nothing."""
+
+
+def padded_less(table: sa.Table) -> sa.Table:
+    """A table whose columns have the order in which PostgreSQL, which keeps to it, pads least: integers first."""
+    if table is not record:
+        return table
+    columns = sorted(record.columns, key=lambda c: c.name in _NARROW)
+    by = {"postgresql_partition_by": record.dialect_options["postgresql"]["partition_by"]}
+    copies = (
+        sa.Column(c.name, c.type, primary_key=c.primary_key, autoincrement=False, nullable=c.nullable) for c in columns
+    )
+    return sa.Table(record.name, sa.MetaData(), *copies, **by)
+
+
 # An id that is not natural is known for ever, under whatever resource and time it comes again.
 # Only on SQLite (ONLY_ON_SQLITE).
 sa.Index("record_tie", record.c.tie, unique=True, sqlite_where=record.c.tie != sa.literal_column("x''"))
