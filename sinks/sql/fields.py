@@ -3,7 +3,8 @@
 A *form* says which: the kind's number and the volume always, the rest only where a field of the record has it. Little
 endian, without padding::
 
-    kind       2 bytes, or 4 (WIDE), or 1 (NARROW)
+    kind       2 bytes, or 4 (WIDE), or 1 (NARROW); none where the form names the first one (FIRST times its number) and each next
+               field's is one more, as meters are that were first seen together
     volume     float64; where all of the record's are whole numbers that fit, integers of 7, 6, 4 or 2 bytes (LESS, LESS << 1, …)
     measured   MEASURED: measured_at less the timestamp, 4 bytes, or 3 (SHORT), the least one where unknown
                MEASURED | FAR: measured_at itself, 8 bytes
@@ -34,12 +35,16 @@ NARROW: Final = 32
 SHORT: Final = 64
 LESS: Final = 128
 """Three bits, a number: how many bytes less than eight a volume has; with none less it is a float64."""
-FORM_BITS: Final = 10
+FIRST: Final = 1024
+LAST_FIRST: Final = 31
+"""The last kind that a form can name: more bits a smallint does not have."""
+FORM_BITS: Final = 15
 SIZES: Final = (
+    (FIRST * LAST_FIRST, -1),
     *((WIDE, 2), (MEASURED, 4), (FAR, 4), (LATE, 1), (STATE, 4), (NARROW, -1), (SHORT, -1)),
     *((LESS, -1), (LESS << 1, -2), (LESS << 2, -4)),
 )
-"""Bytes that each bit of a form adds to a field's BASE."""
+"""Bytes that bits of a form, where any of them is set, add to a field's BASE. Who names the first kind is NARROW besides."""
 BASE: Final = 10
 _NEVER_NEAR: Final = -(2**31)
 _NEVER_SHORT: Final = -(2**23)
@@ -49,14 +54,13 @@ _BOUNDS: Final = np.array([2.0 ** (8 * w - 1) for w in _WIDTHS])
 _LESS: Final = np.array([*((8 - w) * LESS for w in _WIDTHS), 0], np.int64)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=1024)
 def layout(form: int) -> np.dtype[Any]:
     """A field of this form. Integers of other lengths than numpy has are so many bytes."""
     less = form // LESS & 7
-    names: list[Any] = [
-        ("kind", "<u4" if form & WIDE else "u1" if form & NARROW else "<u2"),
-        ("volume", "u1", (8 - less,)) if less else ("volume", "<f8"),
-    ]
+    names: list[Any] = [("volume", "u1", (8 - less,)) if less else ("volume", "<f8")]
+    if form < FIRST:
+        names.insert(0, ("kind", "<u4" if form & WIDE else "u1" if form & NARROW else "<u2"))
     if form & MEASURED:
         names.append(("measured", "u1", (3,)) if form & SHORT else ("measured", "<i8" if form & FAR else "<i4"))
     if form & LATE:
@@ -84,6 +88,7 @@ def pack(rows: Fields, starts: I64, time: I64) -> tuple[I64, I64, list[bytes]]:
     forms = np.bitwise_or.reduceat(needs, starts) ^ (NARROW | SHORT)
     forms &= ~np.where(forms & MEASURED, 0, SHORT)
     forms |= _LESS[np.maximum.reduceat(_widths(rows.volume), starts)]
+    forms |= FIRST * _firsts(rows.kind, starts, lengths)
     whole = int(forms[0])
     if (forms == whole).all():
         return forms, state, _cut(_table(rows, near, known, whole), lengths)
@@ -133,11 +138,17 @@ def unpack_form(
     `kinds`: these alone; `delays`: whether it matters when they were measured.
     """
     table = np.frombuffer(raw, layout(form))
-    of = np.repeat(np.arange(len(time)), np.floor_divide(lengths, table.itemsize))
+    counts = np.floor_divide(lengths, table.itemsize)
+    of = np.repeat(np.arange(len(time)), counts)
+    if form < FIRST:
+        kind = table["kind"].astype(np.int64)
+    else:
+        ends = np.cumsum(np.broadcast_to(counts, len(time)))
+        kind = np.arange(len(table)) - (ends - counts)[of] + form // FIRST
     if kinds is not None:
-        wanted = among(table["kind"], kinds)
+        wanted = among(kind, kinds)
         if not wanted.all():
-            table, of = table[wanted], of[wanted]
+            table, of, kind = table[wanted], of[wanted], kind[wanted]
     n = len(table)
     if form & FAR:
         measured = table["measured"].astype(np.int64)
@@ -147,7 +158,7 @@ def unpack_form(
     else:
         measured = np.full(n, NEVER, np.int64)
     columns = Fields(
-        table["kind"].astype(np.int64),
+        kind,
         (_integers(table["volume"]) if form // LESS & 7 else table["volume"]).astype(np.float64),
         measured,
         table["late"].astype(bool) if form & LATE else np.zeros(n, bool),
@@ -163,7 +174,8 @@ def among(numbers: npt.NDArray[Any], some: I64) -> npt.NDArray[np.bool_]:
 
 def _table(rows: Fields, near: I64, known: npt.NDArray[np.bool_], form: int) -> npt.NDArray[Any]:
     table = np.empty(len(rows.kind), layout(form))
-    table["kind"] = rows.kind
+    if form < FIRST:
+        table["kind"] = rows.kind
     less = form // LESS & 7
     table["volume"] = _bytes(rows.volume.astype(np.int64), 8 - less) if less else rows.volume
     if form & FAR:
@@ -177,6 +189,14 @@ def _table(rows: Fields, near: I64, known: npt.NDArray[np.bool_], form: int) -> 
     if form & STATE:
         table["state"] = rows.state
     return table
+
+
+def _firsts(kind: I64, starts: I64, lengths: I64) -> I64:
+    """The first kind of each record whose kinds follow one another; 0 where they do not, or where it is too large."""
+    first = kind[starts]
+    steps = kind - np.repeat(first, lengths) == np.arange(len(kind)) - np.repeat(starts, lengths)
+    named = np.logical_and.reduceat(steps, starts) & (first <= LAST_FIRST) & (first + lengths <= 0x100)
+    return np.where(named, first, 0)
 
 
 def _widths(volume: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:

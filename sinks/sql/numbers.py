@@ -22,6 +22,7 @@ from sinks.sql.bulk import Insert, arrays, given
 from sinks.sql.known import Known
 from sinks.sql.schema import ERA
 from sinks.sql.statements import Cursor, Lookup, Statement
+from sinks.sql.texts import squeezed
 
 I64 = npt.NDArray[np.int64]
 
@@ -210,9 +211,10 @@ class Numbers:
                 self._metadata.update(_metadata.run(cursor, sorted({digests[t] for t in fresh})))
                 fresh = [t for t in missing if t not in self._metadata]
             begin = _newest["metadata"].value(cursor) + 1
-            added = list(zip(range(begin, begin + len(fresh)), [digests[t] for t in fresh], fresh, strict=True))
-            _metadata_added.run(cursor, added)
-            self._metadata.update((t, n) for n, _, t in added)
+            kept = fresh if cursor.dialect == "sqlite" else [squeezed(t) for t in fresh]
+            new = range(begin, begin + len(fresh))
+            _metadata_added.run(cursor, list(zip(new, [digests[t] for t in fresh], kept, strict=True)))
+            self._metadata.update(zip(fresh, new, strict=True))
             self._metadata_bytes += sum(map(len, missing))
         return [self._metadata[t] for t in texts]
 

@@ -73,9 +73,11 @@ _of_one = Statement(
     .where(_in_spans, record.c.resource == sa.bindparam("one"))
     .group_by(record.c.form, _size)
 )
+# From the first of the spans, so that there is room for the form.
+_since: Any = (record.c.span - sa.bindparam("begin")) * _number(SPAN) + record.c.place
 _of_one_on_sqlite = Statement(
     sa.select(
-        sa.func.group_concat(_time.op("<<")(_number(FORM_BITS)).op("|")(record.c.form)),
+        sa.func.group_concat(_since.op("<<")(_number(FORM_BITS)).op("|")(record.c.form)),
         sa.func.group_concat(sa.func.hex(record.c.fields), sa.literal_column("' '")),
     ).where(
         record.c.span.in_([sa.bindparam(f"span_{i}") for i in range(MANY_SPANS)]),
@@ -98,12 +100,12 @@ def _of_one_postgresql(cursor: Cursor, spans: Sequence[int], resource: int) -> I
 
 
 def _of_one_sqlite(cursor: Cursor, spans: Sequence[int], resource: int) -> Iterator[Packed]:
-    sql = _of_one_on_sqlite.on("sqlite").sql
-    numbers, text = cursor.execute(sql, [*padded(spans, MANY_SPANS), resource]).fetchone()
+    sql, begin = _of_one_on_sqlite.on("sqlite").sql, min(spans)
+    numbers, text = cursor.execute(sql, [begin, *padded(spans, MANY_SPANS), resource]).fetchone()
     if numbers is None:
         return
     number = np.array(_parse(f"[{numbers}]"), np.int64)
-    time, form = number >> FORM_BITS, number & (1 << FORM_BITS) - 1
+    time, form = (begin & IN_BLOCK) * SPAN + (number >> FORM_BITS), number & (1 << FORM_BITS) - 1
     digits, n = (text + " ").index(" "), len(form)
     alike = text[digits :: digits + 1] == " " * (n - 1) and len(text) == n * (digits + 1) - 1
     if alike and (form == form[0]).all():

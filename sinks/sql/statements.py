@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
+from sinks.sql.texts import text_of
+
 if TYPE_CHECKING:
     from sinks.sql.memory import Memory
 
@@ -106,7 +108,7 @@ class Cursor:
 
     def _decoded(self, rows: Sequence[Any]) -> list[Any]:
         at = set(self.decode)
-        return [tuple(bytes(v).decode() if i in at and v is not None else v for i, v in enumerate(r)) for r in rows]
+        return [tuple(text_of(bytes(v)) if i in at and v is not None else v for i, v in enumerate(r)) for r in rows]
 
 
 class Statement:

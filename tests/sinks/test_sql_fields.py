@@ -22,7 +22,15 @@ AWAY = st.one_of(
 KINDS = st.one_of(st.integers(0, 255), st.sampled_from([255, 256, 65_535, 65_536, 2**31 - 1]))
 FIELD = st.tuples(KINDS, VOLUMES, AWAY, st.booleans(), st.integers(1, 2))
 """Kind, volume, measured_at less the timestamp, late, state."""
-RECORDS = st.lists(st.tuples(st.integers(0, 2**50), st.lists(FIELD, min_size=1, max_size=4)), min_size=1, max_size=5)
+IN_A_ROW = st.one_of(st.none(), st.sampled_from([1, 2, 30, 31, 32, 254]))
+"""Where the kinds of a record follow one another from one on, as they mostly do."""
+RECORD = st.tuples(st.integers(0, 2**50), st.lists(FIELD, min_size=1, max_size=4), IN_A_ROW)
+RECORDS = st.lists(RECORD, min_size=1, max_size=5).map(
+    lambda records: [
+        (time, some if first is None else [(first + n, *rest) for n, (_, *rest) in enumerate(some)])
+        for time, some, first in records
+    ]
+)
 
 
 def columns(records):
@@ -50,19 +58,24 @@ def test_fields_come_back_bit_for_bit_and_are_as_long_as_the_form_says(records):
         # What the statement that counts samples in the database goes by.
         size = fields.BASE + sum(more for bit, more in fields.SIZES if form & bit)
         assert len(one) == size * len(some)
-        assert 0 <= form < 1 << fields.FORM_BITS
+        # A smallint on PostgreSQL.
+        assert 0 <= form < 1 << fields.FORM_BITS == 2**15
 
 
-def test_few_kinds_whole_volumes_and_short_delays_take_few_bytes():
-    rows, starts, time = columns([(10**15, [(7, 4e12, 1_500_000, False, 1), (8, 12.0, 10, False, 1)])])
+def test_whole_volumes_short_delays_and_kinds_that_follow_one_another_take_few_bytes():
+    def size(*kinds):
+        rows, starts, time = columns(
+            [(10**15, [(k, v, 1_500_000, False, 1) for k, v in zip(kinds, (4e12, 12.0), strict=True)])]
+        )
+        return len(fields.pack(rows, starts, time)[2][0])
 
-    _, _, (raw,) = fields.pack(rows, starts, time)
+    # Six bytes of the volume, three of the delay; where kinds are named, one or two of the kind.
+    assert size(7, 8) == 2 * (6 + 3)
+    assert size(7, 9) == size(32, 33) == 2 * (1 + 6 + 3)
+    assert size(255, 256) == 2 * (2 + 6 + 3)
 
-    # A byte of the kind, six of the volume, three of the delay.
-    assert len(raw) == 2 * (1 + 6 + 3)
 
-
-@given(RECORDS, st.sets(KINDS, min_size=1, max_size=3))
+@given(RECORDS, st.sets(st.one_of(KINDS, st.integers(1, 35)), min_size=1, max_size=3))
 def test_some_kinds_alone_are_what_there_is_of_them(records, wanted):
     rows, starts, time = columns(records)
     kinds = np.array(sorted(wanted))
