@@ -19,14 +19,14 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple
-from urllib.parse import parse_qsl, unquote, urlsplit
 
-from nephoscope.errors import MissingExtra, NephoscopeError, Problem, nearest
+from nephoscope.errors import MissingExtra, NephoscopeError, Problem
 from nephoscope.redaction import redacted
 from nephoscope.sample import GAUGE
 from nephoscope.settings import Settings
 from nephoscope.settings.sections import HardwareSettings
 from sources import inventory
+from sources.addresses import address_of, credential_of
 from sources.host import LOCAL_NAMES, host_name
 from sources.pollster import Answer, Meter, PermanentError, Pollster, Reading, System, given, verified_by
 
@@ -250,30 +250,36 @@ def is_local(resource: str) -> bool:
 def parse(resource: str, settings: HardwareSettings) -> Bmc:
     """Take a URL apart and look its credential up. Raises PermanentError, which shows no secret."""
     shown = redacted(resource)
-    split = urlsplit(resource)
-    options = dict(parse_qsl(split.query, keep_blank_values=True))
     try:
-        host, port = split.hostname, split.port or _PORT
-    except ValueError:
-        host, port = None, 0
-    if not host or host.startswith("-") or split.path.strip("/"):
+        address = address_of(resource, _PORT, _OPTIONS)
+        options = address.options if address else {}
+        credential = credential_of(options["credential"], settings) if "credential" in options else None
+    except PermanentError as error:
+        raise PermanentError(f"{shown}: {error}") from None
+    if address is None or address.host.startswith("-") or address.path.strip("/"):
         raise PermanentError(f"{shown} is no ipmi://[USER@]HOST[:PORT]")
-    for name in options:
-        if name not in _OPTIONS:
-            raise PermanentError(f"{shown}: there is no option {name!r} ({nearest(name, _OPTIONS)})")
-    credential = settings.credential(options.get("credential", "")) if "credential" in options else None
-    if credential is None and options.get("credential"):
-        hint = nearest(options["credential"], settings.credentials) or "hardware.credentials is empty"
-        raise PermanentError(f"{shown}: there is no credential {options['credential']!r} ({hint})")
-    user, password = unquote(split.username or ""), unquote(split.password or "")
+    user, password = address.user, address.password
     if credential is not None:
         user, password = user or credential.user, credential.password.get_secret_value()
     cipher, privilege = options.get("cipher", "3"), options.get("privilege", "user").lower()
     if not re.fullmatch(r"\d{1,2}", cipher) or privilege not in _PRIVILEGES:
         raise PermanentError(f"{shown}: cipher is a number, privilege one of {', '.join(_PRIVILEGES)}")
-    arguments = ("-I", "lanplus", "-H", host, "-p", str(port), "-U", user, "-E", "-C", cipher, "-L", privilege.upper())
-    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return Bmc(place, options.get("resource_id") or host, (*arguments, "-N", "1", "-R", "2"), password)
+    arguments = (
+        "-I",
+        "lanplus",
+        "-H",
+        address.host,
+        "-p",
+        str(address.port),
+        "-U",
+        user,
+        "-E",
+        "-C",
+        cipher,
+        "-L",
+        privilege.upper(),
+    )
+    return Bmc(address.place, options.get("resource_id") or address.host, (*arguments, "-N", "1", "-R", "2"), password)
 
 
 def _program() -> str:

@@ -12,17 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from typing import Any, Final, NamedTuple
-from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
-from nephoscope.errors import MissingExtra, Problem, nearest
+from nephoscope.errors import MissingExtra, Problem
 from nephoscope.redaction import redacted
 from nephoscope.sample import CUMULATIVE, GAUGE
 from nephoscope.settings import Settings
 from nephoscope.settings.sections import HardwareSettings
 from nephoscope.times import MAX_TIME, NEVER, SECOND
 from sources import inventory
+from sources.addresses import address_of, credential_of
 from sources.dynamic.web import AskError, Deadline, fetch
 from sources.pollster import Meter, PermanentError, Pollster, Reading, System, verified_by
 
@@ -78,27 +78,17 @@ def takes(resource: str) -> bool:
 def parse(resource: str, settings: HardwareSettings) -> Api:
     """Take a URL apart and look its credential up. Raises PermanentError, which shows no secret."""
     shown = redacted(resource)
-    split = urlsplit(resource)
-    options = dict(parse_qsl(split.query, keep_blank_values=True))
     try:
-        host, port = split.hostname, split.port or _PORT
-    except ValueError:
-        host, port = None, 0
-    if not host or split.username is not None:
+        address = address_of(resource, _PORT, ("credential",))
+        name = address.options.get("credential", "") if address else ""
+        credential = credential_of(name, settings) if name else None
+    except PermanentError as error:
+        raise PermanentError(f"{shown}: {error}") from None
+    if address is None or address.user or address.password:
         raise PermanentError(f"{shown} is no kwapi://HOST[:PORT][/PATH]; a token belongs into a credential")
-    for name in options:
-        if name != "credential":
-            raise PermanentError(f"{shown}: there is no option {name!r} (credential)")
-    token = ""
-    if options.get("credential"):
-        credential = settings.credential(options["credential"])
-        if credential is None:
-            hint = nearest(options["credential"], settings.credentials) or "hardware.credentials is empty"
-            raise PermanentError(f"{shown}: there is no credential {options['credential']!r} ({hint})")
-        token = credential.token.get_secret_value()
-    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    path = split.path.rstrip("/") or "/v1"
-    return Api(f"{_SCHEMES[split.scheme.lower()]}://{place}{path}/probes/", token)
+    scheme = _SCHEMES[resource.partition("://")[0].lower()]
+    token = credential.token.get_secret_value() if credential else ""
+    return Api(f"{scheme}://{address.place}{address.path.rstrip('/') or '/v1'}/probes/", token)
 
 
 def readings(body: bytes | bytearray, url: str, meters: Collection[str]) -> Iterable[Reading]:

@@ -7,11 +7,11 @@ of HOST); and Ceilometer's `auth_proto`, `priv_proto` and `priv_password` for ``
 from __future__ import annotations
 
 from typing import Final, NamedTuple
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote
 
-from nephoscope.errors import nearest
 from nephoscope.redaction import redacted
 from nephoscope.settings.sections import CredentialSettings, HardwareSettings
+from sources.addresses import address_of, credential_of, place
 from sources.pollster import PermanentError
 
 PORT: Final = 161
@@ -49,7 +49,7 @@ class Address(NamedTuple):
     @property
     def place(self) -> str:
         """HOST:PORT, for messages."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return place(self.host, self.port)
 
 
 def takes(resource: str) -> bool:
@@ -61,28 +61,22 @@ def parse(resource: str, settings: HardwareSettings) -> Address:
     """Take a URL apart and look its credential up. Raises PermanentError, which shows no secret."""
     shown = redacted(resource)
     user, _, rest = resource.partition("://")[2].rpartition("@")
-    split = urlsplit(f"//{rest}")
-    options = dict(parse_qsl(split.query, keep_blank_values=True))
     try:
-        host, port = split.hostname, split.port or PORT
-    except ValueError:
-        host, port = None, 0
-    if not host or split.path.strip("/"):
-        raise PermanentError(f"{shown} is no snmp://[COMMUNITY@]HOST[:PORT]")
-    for name, value in options.items():
-        if name not in _OPTIONS:
-            raise PermanentError(f"{shown}: there is no option {name!r} ({nearest(name, _OPTIONS)})")
-        known = {"version": tuple(_VERSIONS), "auth_proto": _AUTH, "priv_proto": _PRIV}.get(name)
-        if known and value not in known:
-            raise PermanentError(f"{shown}: {name} is one of {', '.join(known)}")
-    try:
-        access = _access(user, options, settings)
+        # A community may have an @, or anything else.
+        found = address_of(f"snmp://{rest}", PORT, _OPTIONS)
+        access = _access(user, found.options, settings) if found else None
     except PermanentError as error:
         raise PermanentError(f"{shown}: {error}") from None
-    return Address(host, port, access, options.get("resource_id") or host, shown)
+    if found is None or access is None or found.path.strip("/"):
+        raise PermanentError(f"{shown} is no snmp://[COMMUNITY@]HOST[:PORT]")
+    return Address(found.host, found.port, access, found.options.get("resource_id") or found.host, shown)
 
 
 def _access(user: str, options: dict[str, str], settings: HardwareSettings) -> Access:
+    for option, value in options.items():
+        known = {"version": tuple(_VERSIONS), "auth_proto": _AUTH, "priv_proto": _PRIV}.get(option)
+        if known and value not in known:
+            raise PermanentError(f"{option} is one of {', '.join(known)}")
     name = options.get("credential", "")
     version = _VERSIONS.get(options.get("version", ""), "")
     if user and name:
@@ -100,11 +94,7 @@ def _access(user: str, options: dict[str, str], settings: HardwareSettings) -> A
         else:
             given = CredentialSettings(community=unquote(user))
     else:
-        found = settings.credential(name)
-        if found is None and name:
-            hint = nearest(name, settings.credentials) or "hardware.credentials is empty"
-            raise PermanentError(f"there is no credential {name!r} ({hint})")
-        given = found or CredentialSettings(community="public")
+        given = credential_of(name, settings) or CredentialSettings(community="public")
     community = given.community.get_secret_value()
     if version != "3" and (community or (version and not given.user)):
         if not community:
