@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -18,6 +19,10 @@ from sinks.sql.statements import Cursor, Lookup, Statement
 
 WAIT: Final = 10.0
 """Seconds that a writer waits for another one's transaction before the store counts as away (and the flow tries again)."""
+_LOG: Final = 64 << 20
+"""Bytes of the write-ahead log from which on a writer empties it."""
+_LOG_WAIT: Final = 0.5
+"""Seconds that it waits for readers of the log to do so."""
 _AWAY: Final = ("locked", "busy", "disk i/o error", "full", "unable to open", "readonly", "interrupted")
 
 MET: Final = "nephoscope_met"
@@ -56,6 +61,8 @@ class SQLite(Backend):
         self.file = self.place = str(url.database)
         self._synchronous = str(url.query.get("synchronous", "full")).lower()
         self._met: list[Met] = []
+        self._log = Path(f"{self.file}-wal")
+        self._largest = _LOG
 
     def connect(self) -> Any:
         """See Backend."""
@@ -84,6 +91,27 @@ class SQLite(Backend):
     def begin(self, cursor: Cursor) -> None:
         """See Backend."""
         cursor.execute("BEGIN IMMEDIATE")
+
+    def end(self, connection: Any, cursor: Cursor) -> None:
+        """Commit, and keep the write-ahead log small.
+
+        SQLite begins its log anew only in a moment in which nobody uses it. Where two processes write there is none, and the log grows for ever.
+        """
+        super().end(connection, cursor)
+        if self._log_size() < self._largest:
+            return
+        with suppress(sqlite3.OperationalError):  # What was written is written.
+            cursor.execute(f"PRAGMA busy_timeout = {round(1000 * _LOG_WAIT)}")
+            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            cursor.execute(f"PRAGMA busy_timeout = {round(1000 * WAIT)}")
+        # Somebody who reads for long keeps it: it is not to be waited for after each commit.
+        self._largest = self._log_size() + _LOG
+
+    def _log_size(self) -> int:
+        try:
+            return self._log.stat().st_size
+        except OSError:
+            return 0
 
     def begin_reading(self, cursor: Cursor) -> None:
         """See Backend."""

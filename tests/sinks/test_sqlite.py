@@ -1,6 +1,8 @@
 """What is SQLite's own: its file, its locks, what a question reads, and the memory of its writer."""
 
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 from hypothesis import strategies as st
@@ -10,7 +12,7 @@ from nephoscope.event import EventQuery
 from nephoscope.filters import Compare
 from nephoscope.store import ListQuery, SampleQuery
 from nephoscope.times import SECOND
-from sinks.sql import SQLStore
+from sinks.sql import SQLStore, sqlite
 from tests.sinks.made import START, by_id, polled, rows
 from tests.sinks.oracle import Oracle
 from tests.sinks.stores import KINDS
@@ -107,6 +109,26 @@ def test_a_store_that_stays_locked_is_away_and_then_back(store, store_url, monke
 
     assert other.write(rows(polled())).stored == 1
     other.close()
+
+
+def test_the_write_ahead_log_stays_small_while_two_write_without_a_pause(tmp_path, monkeypatch):
+    limit = 1 << 20
+    monkeypatch.setattr(sqlite, "_LOG", limit)
+    url = f"sqlite:///{tmp_path}/samples.db?synchronous=normal"
+    largest = []
+
+    def write(number):
+        with closing(SQLStore(url)) as one:
+            for at in range(60):
+                one.write(rows(*(polled(resource=f"r{number}-{at}-{i}", at=60 * at) for i in range(300))))
+                largest.append((tmp_path / "samples.db-wal").stat().st_size)
+
+    SQLStore(url).close()
+    with ThreadPoolExecutor(2) as both:
+        list(both.map(write, range(2)))
+
+    assert (tmp_path / "samples.db").stat().st_size > 5 * limit
+    assert max(largest) < 3 * limit
 
 
 def test_a_write_that_fails_halfway_leaves_nothing(store, monkeypatch):
