@@ -250,11 +250,15 @@ def test_a_replica_set_whose_primary_is_killed_loses_nothing_and_doubles_nothing
     everything = samples()
     progress = [0, 0]
     stop = threading.Event()
+    # Where the writers wait for a trouble, so that none comes when all is written.
+    gates = {100: threading.Event(), 400: threading.Event()}
 
     def write(which):
         some, store = list(everything), stores[which]
         random.Random(which).shuffle(some)
         for begin in range(0, len(some), 20):
+            if begin in gates:
+                gates[begin].wait()
             while not stop.is_set():
                 try:
                     store.write(rows(*some[begin : begin + 20]))
@@ -271,22 +275,22 @@ def test_a_replica_set_whose_primary_is_killed_loses_nothing_and_doubles_nothing
         for writer in writers:
             writer.start()
         try:
-            eventually(lambda: min(progress) >= 60)
+            eventually(lambda: min(progress) == 100, 180.0)
             first.kill()
+            gates[100].set()
             second = servers.primary()
-            reached = list(progress)
-            eventually(lambda: min(progress) > max(reached) or min(progress) == len(everything))
+            eventually(lambda: min(progress) == 400, 180.0)
             first.start_member()
-            with direct(second.address) as client, contextlib.suppress(PyMongoError):
-                client.admin.command("replSetStepDown", 20)
-            assert servers.primary() is not second
-            eventually(lambda: min(progress) == len(everything))
+            eventually(lambda: steps_down(servers, second), 180.0)
+            gates[400].set()
+            eventually(lambda: min(progress) == len(everything), 180.0)
         finally:
             stop.set()
+            for gate in gates.values():
+                gate.set()
             for writer in writers:
                 writer.join()
 
-        assert max(reached) < len(everything)
         assert by_id(stores[0].each_sample()) == by_id(everything)
         assert stores[1].write(rows(*everything)) == Written(len(everything), 0, len(everything))
         assert {r.resource_id for r in stores[1].resources(ListQuery(limit=None)).resources} == {
@@ -295,6 +299,12 @@ def test_a_replica_set_whose_primary_is_killed_loses_nothing_and_doubles_nothing
         assert stores[0].check() == []
         for store in stores:
             store.close()
+
+
+def steps_down(servers, primary):
+    with direct(primary.address) as client, contextlib.suppress(PyMongoError):
+        client.admin.command("replSetStepDown", 20)
+    return servers.primary() is not primary
 
 
 # -- encryption and privileges
