@@ -5,7 +5,7 @@
 100,480 series (10k instances of three resources and ten meters, bench/_cloud.py) in the 64 partitions that the resources' hashes give, a batch a
 partition and period of a minute. Cases, each once a store:
 
-ingest                samples/s, against the plain way's
+ingest                samples/s, against the plain way's, once the server is warm (the store's Bench says when that is)
 bytes-per-sample      what the store takes on disk once all is loaded, indexes and resources included, against the plain way's
 statistics            milliseconds for one meter and resource over a day of 60 s samples, with all else stored; against a query written by
                       hand for the plain way's layout, which then holds only its few periods, and three more that come in between. The ratio is
