@@ -194,6 +194,7 @@ class _Function:
 
     def __init__(self, tree: Any) -> None:
         self.of = lru_cache(maxsize=1024)(lambda value: [match.value for match in tree.find(value)])
+        self.one = lru_cache(maxsize=1024)(lambda value: _first(self.of(value)))
 
 
 def _by_steps(text: str, steps: list[Step]) -> Path:
@@ -211,7 +212,7 @@ def _by_steps(text: str, steps: list[Step]) -> Path:
 
     def of_text(view: Any) -> Any:
         value = lead(view)
-        return _first(rest[0].of(value)) if isinstance(value, str) else MISSING
+        return rest[0].one(value) if isinstance(value, str) else MISSING
 
     single = len(rest) == 1 and isinstance(rest[0], _Function)
     return Path(text, find, of_text if single else lambda view: _first(find(view)), names[:1] or None)
