@@ -89,6 +89,9 @@ class KafkaFeed:
                 out.append(Delivery(message.value() or b"", origin, None))
         return out
 
+    def keep_up(self) -> None:
+        """As Feed.keep_up: the client has a thread for that."""
+
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         """As Feed.acknowledge."""
         offsets = [TopicPartition(topic, number, offset) for (topic, number), offset in self._places.items()]

@@ -56,6 +56,10 @@ class Feed(Protocol):
         """Up to `limit` messages: those that come until `wait` seconds after the first, or nothing for about a second."""
         ...
 
+    def keep_up(self) -> None:
+        """Take in what has come meanwhile, without waiting, for the next `fetch`: called between two pieces of work."""
+        ...
+
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         """All of what the last `fetch` gave is done with."""
         ...
@@ -75,6 +79,10 @@ class Made(NamedTuple):
 
 Wrong = list[tuple[str, str]]
 """Traits that could not be taken, each with what is wrong."""
+
+
+def _nothing() -> None:
+    """Between two pieces of work."""
 
 
 def _none(_: Notification) -> tuple[None, Wrong]:
@@ -115,11 +123,12 @@ class Maker:
         self._max_future = round(max_future * SECOND)
         self._open = Opener(meters.wanted | (events.wanted if events is not None else set())).open
 
-    def make(self, deliveries: Sequence[Delivery]) -> Made:
-        """The samples and events of some messages, in their order, and the dead letters."""
+    def make(self, deliveries: Sequence[Delivery], between: Callable[[], None] = _nothing) -> Made:
+        """The samples and events of some messages, in their order, and the dead letters. `between`: is called after every hundred of them."""
         made = Made([], [], [])
         for start in range(0, len(deliveries), _TOGETHER):
             self._some(deliveries[start : start + _TOGETHER], made)
+            between()
         return made
 
     def _some(self, deliveries: Sequence[Delivery], made: Made) -> None:
@@ -271,7 +280,7 @@ class Listener:
             if not deliveries:
                 continue
             self._counts.received(len(deliveries))
-            made = self._maker.make(deliveries)
+            made = self._maker.make(deliveries, feed.keep_up)
             if not self._append(made, stop):
                 return
             feed.acknowledge(deliveries)

@@ -81,6 +81,16 @@ class RabbitFeed:
         arrived, self._arrived = self._arrived, []
         return arrived
 
+    def keep_up(self) -> None:
+        """As Feed.keep_up. What lies between broker and client holds a hundred messages: more are not sent before these are read."""
+        try:
+            before = -1
+            while len(self._arrived) > before:
+                before = len(self._arrived)
+                self._connection.process_data_events(time_limit=0)
+        except _AWAY as error:
+            raise _unavailable(error) from None
+
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         """As Feed.acknowledge."""
         try:
