@@ -117,6 +117,21 @@ def test_a_queue_that_is_not_there_is_waited_for(rabbitmq, log, monkeypatch):
         wait_for(lambda: counts.values()["received"] == len(sent))
 
 
+def test_what_comes_while_others_are_worked_on_is_taken_in(rabbitmq):
+    """A fetch that does not wait reads some hundred kilobytes: the rest is there only because it was taken in before."""
+    test = "meanwhile"
+    sent = [enveloped(m) for m in messages(500)]
+    with closing(RABBIT.open(url_of(rabbitmq), wanted_by(test))) as feed:
+        send(rabbitmq, f"exchange-{test}", sent, key=f"{test}.info")
+        taken = []
+        wait_for(lambda: taken.extend(feed.fetch(1000, 0)) or taken)
+        assert len(taken) < 400
+        wait_for(lambda: feed.keep_up() or len(feed._arrived) == len(sent) - len(taken))
+        taken += feed.fetch(1000, 0)
+        feed.acknowledge(taken)
+    assert [delivery.body for delivery in taken] == sent
+
+
 class Away:
     """A log that is away until it is let in."""
 
