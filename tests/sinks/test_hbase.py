@@ -245,7 +245,7 @@ def test_what_writers_take_for_empty_changes_nothing(url):
     start = 0
     write = st.tuples(st.integers(0, 1), st.sets(st.tuples(st.integers(0, 3), st.integers(0, 2)), min_size=1))
 
-    @settings(derandomize=True, deadline=None, max_examples=20)
+    @settings(derandomize=True, deadline=None, max_examples=12)
     @given(st.lists(write, min_size=2, max_size=8))
     def holds(writes):
         nonlocal start
