@@ -91,13 +91,13 @@ def pack(rows: Fields, starts: I64, time: I64) -> tuple[I64, I64, list[bytes]]:
     forms |= FIRST * _firsts(rows.kind, starts, lengths)
     whole = int(forms[0])
     if (forms == whole).all():
-        return forms, state, _cut(_table(rows, near, known, whole), lengths)
+        return forms, state, _cut(_table(rows, near, known, whole, slice(None)), lengths)
     out: list[bytes] = [b""] * len(starts)
     row_form = np.repeat(forms, lengths)
     for form in np.unique(forms).tolist():
         at = np.flatnonzero(row_form == form)
         records = np.flatnonzero(forms == form)
-        table = _table(rows.take(at), near[at], known[at], form)
+        table = _table(rows, near, known, form, at)
         for number, raw in zip(records.tolist(), _cut(table, lengths[records]), strict=True):
             out[number] = raw
     return forms, state, out
@@ -172,22 +172,24 @@ def among(numbers: npt.NDArray[Any], some: I64) -> npt.NDArray[np.bool_]:
     return numbers == some[0] if len(some) == 1 else np.isin(numbers, some)
 
 
-def _table(rows: Fields, near: I64, known: npt.NDArray[np.bool_], form: int) -> npt.NDArray[Any]:
-    table = np.empty(len(rows.kind), layout(form))
+def _table(rows: Fields, near: I64, known: npt.NDArray[np.bool_], form: int, at: Any) -> npt.NDArray[Any]:
+    """The fields of the rows `at`, of one form."""
+    volume = rows.volume[at]
+    table = np.empty(len(volume), layout(form))
     if form < FIRST:
-        table["kind"] = rows.kind
+        table["kind"] = rows.kind[at]
     less = form // LESS & 7
-    table["volume"] = _bytes(rows.volume.astype(np.int64), 8 - less) if less else rows.volume
+    table["volume"] = _bytes(volume.astype(np.int64), 8 - less) if less else volume
     if form & FAR:
-        table["measured"] = rows.measured
+        table["measured"] = rows.measured[at]
     elif form & SHORT:
-        table["measured"] = _bytes(np.where(known, near, _NEVER_SHORT), 3)
+        table["measured"] = _bytes(np.where(known[at], near[at], _NEVER_SHORT), 3)
     elif form & MEASURED:
-        table["measured"] = np.where(known, near, _NEVER_NEAR)
+        table["measured"] = np.where(known[at], near[at], _NEVER_NEAR)
     if form & LATE:
-        table["late"] = rows.late
+        table["late"] = rows.late[at]
     if form & STATE:
-        table["state"] = rows.state
+        table["state"] = rows.state[at]
     return table
 
 
@@ -202,7 +204,10 @@ def _firsts(kind: I64, starts: I64, lengths: I64) -> I64:
 def _widths(volume: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
     """For each volume, the position in _WIDTHS of the first width that holds it; one beyond the last where none does."""
     # Zero of the other sign and what is no number have their bits in a float64 alone.
-    fits = (volume == np.rint(volume)) & ~(np.signbit(volume) & (volume == 0))
+    fits = volume == np.rint(volume)
+    zero = volume == 0
+    if zero.any():
+        fits &= ~(zero & np.signbit(volume))
     width = np.searchsorted(_BOUNDS, np.abs(volume), side="right")
     return np.where(fits, width, len(_WIDTHS))
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import sqlalchemy as sa
 
 from nephoscope import natural
@@ -223,7 +224,7 @@ def _records(heads: _Rows, ties: list[bytes], state: I64, forms: I64, raw: list[
 def _check_names(batch: pa.RecordBatch) -> None:
     for column in _NAMES:
         dictionary = batch.column(column).dictionary
-        if dictionary.nbytes <= schema.MAX_NAME:
+        if dictionary.nbytes <= schema.MAX_NAME or pc.max(pc.binary_length(dictionary)).as_py() <= schema.MAX_NAME:
             continue
         _, used = natural.distinct(natural.codes(batch, column).astype(np.int64))
         for word in natural.words(batch, column, used):
