@@ -146,7 +146,8 @@ def soak(stage: Stage, seconds: float, workers: int = 2) -> tuple[float, float, 
         if not flow.running or flow.heard("again in"):
             raise Trouble(f"the flow ended\n{flow.tail()}")
 
-    capacity = _capacity(rain, look, max(15.0, seconds / 20), lag)
+    # At first there is little to remember and a small store: what it can do then is not what it can do for long.
+    capacity = _capacity(rain, look, max(5.0, seconds / 8), max(10.0, seconds / 20), lag)
     rain.rate = SHARE * capacity
     stage.event(f"{rain.rate:,.0f} samples/s for {seconds:g} s")
     a_message = rain.samples / rain.messages
@@ -167,15 +168,15 @@ def soak(stage: Stage, seconds: float, workers: int = 2) -> tuple[float, float, 
     return capacity, rain.rate, lines
 
 
-def _capacity(rain: Rain, look: Callable[[], None], seconds: float, lag: list[float]) -> float:
-    """Samples a second while there is always something to read, after a start that does not count."""
+def _capacity(rain: Rain, look: Callable[[], None], start: float, seconds: float, lag: list[float]) -> float:
+    """Samples a second while there is always something to read, after a start of so many seconds that does not count."""
     began, first, first_lag = time.monotonic(), 0, 0.0
     warm = False
     while True:
         time.sleep(0.2)
         look()
         passed = time.monotonic() - began
-        if not warm and passed > seconds / 3:
+        if not warm and passed > start:
             warm, began, first, first_lag = True, time.monotonic(), rain.samples, lag[0]
         elif warm and passed > seconds:
             per_message = rain.samples / max(1, rain.messages)
