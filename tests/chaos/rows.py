@@ -167,10 +167,24 @@ class Peace:
         return np.concatenate([*self.file.values(), np.zeros((0, 3), np.uint64)])
 
 
-def in_peace(log: Log, plan: Plan, progress: Progress = lambda _: None) -> Peace:
-    """Read the log from its beginning, partition by partition, in calls of a size of its own."""
+def together(some: Iterable[Peace]) -> Peace:
+    """What was computed of different partitions, as one."""
+    out = Peace({}, {}, set(), set(), 0, 0, 0)
+    for one in some:
+        out.store |= one.store
+        out.file |= one.file
+        out.dead |= one.dead
+        out.undecodable |= one.undecodable
+        out.samples += one.samples
+        out.messages += one.messages
+        out.doubles += one.doubles
+    return out
+
+
+def in_peace(log: Log, plan: Plan, progress: Progress = lambda _: None, only: Sequence[int] | None = None) -> Peace:
+    """Read the log, or these partitions, from its beginning, partition by partition, in calls of a size of its own."""
     peace = Peace({}, {}, set(), set(), 0, 0, 0)
-    for number, messages in by_partition(log, progress):
+    for number, messages in by_partition(log, progress, only):
         state = State(plan)
         outputs = [process(plan, state, messages[at : at + 37]) for at in range(0, len(messages), 37)]
         peace.messages += len(messages)

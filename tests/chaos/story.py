@@ -7,8 +7,8 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,6 +34,8 @@ from tests.disk import small_disk
 from tests.reference import Options as ReferenceOptions
 
 PARTITIONS = 64
+_PARTS = 8
+"""In which the reference computes, two at once."""
 SETTINGS = """\
 state_dir: state
 pipeline_cfg_file: pipeline.yaml
@@ -313,10 +315,15 @@ def examine(stage: Stage) -> Found:
     told, form = stage.told, stage.form
     log = stage.log()
     stage.event("the reference computes, and the store is read")
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as other:
-        reading = other.submit(_read, str(stage.folder / "samples.db"))
-        total = sum(log.end(SAMPLES))
-        peace = rows.in_peace(log, stage.plan, lambda n: told(stage.events[-1][0], n / total))
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as both:
+        reading = both.submit(_read, str(stage.folder / "samples.db"))
+        parts = [
+            both.submit(_compute, stage.folder, stage.address, stage.prefix, range(first, PARTITIONS, _PARTS))
+            for first in range(_PARTS)
+        ]
+        for done, _ in enumerate(as_completed(parts), 1):
+            told(stage.events[-1][0], done / _PARTS)
+        peace = rows.together(part.result() for part in parts)
         expected = peace.stored
         stored = reading.result()
     stage.event("comparing")
@@ -354,6 +361,12 @@ def _read(path: str) -> rows.Rows:
         return rows.of_samples(store.each_sample())
     finally:
         store.close()
+
+
+def _compute(folder: Path, address: str, prefix: str, only: Sequence[int]) -> rows.Peace:
+    """What some partitions come to, in a process of its own."""
+    with closing(KafkaLog(address, PARTITIONS, Options(prefix=prefix))) as log:
+        return rows.in_peace(log, plan_of(load_settings(folder / "nephoscope.yaml")), only=only)
 
 
 def buried(log: KafkaLog) -> Iterator[Origin]:
