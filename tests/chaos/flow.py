@@ -135,6 +135,11 @@ class Flow:
         )
         return behind if read == self._partitions else float("inf")
 
+    def drained(self, what: str, patience: float = PATIENCE) -> None:
+        """Wait until all is read that is in the log now. What a worker says of its lag may be a second old, and not know of it."""
+        time.sleep(1.5)
+        self.until(what, lambda: self.lag() == 0, patience)
+
     def heard(self, words: str) -> int:
         """How often it has said that."""
         return self.said.read_text(errors="replace").count(words) if self.said.exists() else 0

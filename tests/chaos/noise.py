@@ -78,10 +78,10 @@ def drown(stage: Stage, count: int, seed: int = 1) -> Heard:
         stage.told("hostile messages", sent / count)
         if not at_third and sent * 3 >= count:
             # What is sent is not read yet, and a process that has read nothing has its clients and Arrow's memory still to come.
-            flow.until("this third is read", lambda: flow.lag() == 0)
+            flow.drained("this third is read")
             at_third = _size(flow.processes())
         flow.until("it keeps up", lambda: flow.lag() < 2 * _AT_ONCE)
-    flow.until("all is read", lambda: flow.lag() == 0)
+    flow.drained("all is read")
     growth = _size(flow.processes()) - at_third
     stage.event("all is read; SIGTERM")
     flow.stop()

@@ -162,7 +162,7 @@ def soak(stage: Stage, seconds: float, workers: int = 2) -> tuple[float, float, 
         stage.told(stage.events[-1][0], passed / seconds)
     rain.stop.set()
     rain.join()
-    flow.until("all is read", lambda: flow.lag() == 0)
+    flow.drained("all is read")
     stage.event("SIGTERM")
     flow.stop()
     return capacity, rain.rate, lines

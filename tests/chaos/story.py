@@ -305,7 +305,7 @@ def end(stage: Stage) -> None:
     stage.writer.wait()
     stage.event("all is written")
     flow = stage.flow
-    flow.until("all is read", lambda: flow.lag() == 0, 600)
+    flow.drained("all is read", 600)
     stage.event("all is read; SIGTERM")
     flow.stop()
 
