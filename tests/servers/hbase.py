@@ -75,11 +75,17 @@ class HBase:
     """HBase, its Thrift server at `address` and the Thrift 2 server at `admin`; each can be killed and started again on its data.
 
     `heap`: of the first, with Java's own choice of collector and compiler and HBase's own time-outs instead of the tests' short ones.
-    `with_admin` False: without a Thrift 2 server.
+    `with_admin` False: without a Thrift 2 server. `session`: seconds after which it ends itself where the machine did not let it speak to its ZooKeeper.
     """
 
     def __init__(
-        self, folder: Path, facts: dict[str, Any] | None = None, *, heap: str | None = None, with_admin: bool = True
+        self,
+        folder: Path,
+        facts: dict[str, Any] | None = None,
+        *,
+        heap: str | None = None,
+        with_admin: bool = True,
+        session: int = 10,
     ) -> None:
         self._with_admin = with_admin
         self.folder = folder
@@ -92,6 +98,7 @@ class HBase:
             site = {
                 **_SITE,
                 **({} if heap is None else _PATIENT),
+                "zookeeper.session.timeout.localHBaseCluster": f"{1000 * session}",
                 "hbase.rootdir": f"file://{folder}/data",
                 "hbase.tmp.dir": f"{folder}/tmp",
                 "hbase.zookeeper.property.clientPort": str(self.facts["zookeeper"]),
@@ -193,7 +200,8 @@ def for_all(base: Path) -> Iterator[tuple[str, str]]:
     facts = folder / "facts.json"
 
     def start_master(_: Path) -> tuple[int, dict[str, Any]]:
-        hbase = HBase(folder)
+        # Nobody kills it, and a busy machine may hold it up for long.
+        hbase = HBase(folder, session=40)
         facts.write_text(json.dumps(hbase.facts))
         hbase.master.start(_at_once)
         return hbase.master.disown(), {}
