@@ -12,22 +12,22 @@ from sources.pollster import PermanentError
 
 
 class Address(NamedTuple):
-    """A URL, taken apart. `user` and `password` are '' where there are none; `path` as it stands."""
+    """A URL, taken apart. `user` is None where there is none, `password` '' then; `path` as it stands."""
 
     host: str
     port: int
     path: str
-    user: str
+    user: str | None
     password: str
     options: dict[str, str]
 
     @property
     def place(self) -> str:
         """HOST:PORT, for messages and for other URLs."""
-        return place(self.host, self.port)
+        return place_of(self.host, self.port)
 
 
-def place(host: str, port: int) -> str:
+def place_of(host: str, port: int) -> str:
     """HOST:PORT, an IPv6 address in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
@@ -41,8 +41,8 @@ def address_of(url: str, port: int, options: Collection[str]) -> Address | None:
         options: those that there are. PermanentError, which shows no secret, for another.
 
     """
-    split = urlsplit(url)
     try:
+        split = urlsplit(url)
         host, number = split.hostname, split.port or port
     except ValueError:
         return None
@@ -52,7 +52,8 @@ def address_of(url: str, port: int, options: Collection[str]) -> Address | None:
     for name in given:
         if name not in options:
             raise PermanentError(f"there is no option {name!r} ({nearest(name, options)})")
-    return Address(host, number, split.path, unquote(split.username or ""), unquote(split.password or ""), given)
+    user = None if split.username is None else unquote(split.username)
+    return Address(host, number, split.path, user, unquote(split.password or ""), given)
 
 
 def credential_of(name: str, settings: HardwareSettings) -> CredentialSettings | None:
@@ -64,4 +65,4 @@ def credential_of(name: str, settings: HardwareSettings) -> CredentialSettings |
     return found
 
 
-__all__ = ["Address", "address_of", "credential_of", "place"]
+__all__ = ["Address", "address_of", "credential_of", "place_of"]

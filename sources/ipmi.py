@@ -258,28 +258,15 @@ def parse(resource: str, settings: HardwareSettings) -> Bmc:
         raise PermanentError(f"{shown}: {error}") from None
     if address is None or address.host.startswith("-") or address.path.strip("/"):
         raise PermanentError(f"{shown} is no ipmi://[USER@]HOST[:PORT]")
-    user, password = address.user, address.password
+    user, password = address.user or "", address.password
     if credential is not None:
         user, password = user or credential.user, credential.password.get_secret_value()
     cipher, privilege = options.get("cipher", "3"), options.get("privilege", "user").lower()
     if not re.fullmatch(r"\d{1,2}", cipher) or privilege not in _PRIVILEGES:
         raise PermanentError(f"{shown}: cipher is a number, privilege one of {', '.join(_PRIVILEGES)}")
-    arguments = (
-        "-I",
-        "lanplus",
-        "-H",
-        address.host,
-        "-p",
-        str(address.port),
-        "-U",
-        user,
-        "-E",
-        "-C",
-        cipher,
-        "-L",
-        privilege.upper(),
-    )
-    return Bmc(address.place, options.get("resource_id") or address.host, (*arguments, "-N", "1", "-R", "2"), password)
+    there = ("-I", "lanplus", "-H", address.host, "-p", str(address.port), "-U", user, "-E")
+    arguments = (*there, "-C", cipher, "-L", privilege.upper(), "-N", "1", "-R", "2")
+    return Bmc(address.place, options.get("resource_id") or address.host, arguments, password)
 
 
 def _program() -> str:

@@ -84,7 +84,7 @@ def parse(resource: str, settings: HardwareSettings) -> Api:
         credential = credential_of(name, settings) if name else None
     except PermanentError as error:
         raise PermanentError(f"{shown}: {error}") from None
-    if address is None or address.user or address.password:
+    if address is None or address.user is not None:
         raise PermanentError(f"{shown} is no kwapi://HOST[:PORT][/PATH]; a token belongs into a credential")
     scheme = _SCHEMES[resource.partition("://")[0].lower()]
     token = credential.token.get_secret_value() if credential else ""

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from nephoscope.errors import ConfigError, Problem, nearest
+from sources.addresses import place_of
 
 FIELD = "coordination.backend_url"
 
@@ -24,7 +25,7 @@ class Address(NamedTuple):
     @property
     def shown(self) -> str:
         """The URL for people: who is spoken to, and no secret."""
-        places = ",".join(f"[{h}]:{p}" if ":" in h else f"{h}:{p}" for h, p in self.hosts)
+        places = ",".join(place_of(*one) for one in self.hosts)
         return f"{self.scheme}://{places}{self.path}"
 
     def seconds(self, name: str, default: float) -> float:

@@ -23,6 +23,7 @@ from kazoo.exceptions import (
 from kazoo.handlers.threading import KazooTimeoutError, SequentialThreadingHandler
 from kazoo.security import make_digest_acl
 
+from sources.addresses import place_of
 from sources.coordination import Gone, Mark, Replaced, Unreachable, View, latest
 from sources.coordination.documents import decode_marks, encode_marks
 from sources.coordination.keeper import boot_clock
@@ -211,7 +212,7 @@ class _Client:
         if address.user:
             more["auth_data"] = [("digest", f"{address.user}:{address.password}")]
             more["default_acl"] = [make_digest_acl(address.user, address.password, all=True)]
-        places = [f"[{h}]:{p}" if ":" in h else f"{h}:{p}" for h, p in address.hosts]
+        places = [place_of(*one) for one in address.hosts]
         self._kazoo = KazooClient(
             # kazoo waits for a greeting for the session's time divided by the number of hosts: of one that accepts and says nothing
             # (it is just starting) that would cost the session.

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from nephoscope.redaction import redacted
 from nephoscope.settings.sections import CredentialSettings, HardwareSettings
-from sources.addresses import address_of, credential_of, place
+from sources.addresses import address_of, credential_of, place_of
 from sources.pollster import PermanentError
 
 PORT: Final = 161
@@ -49,7 +49,7 @@ class Address(NamedTuple):
     @property
     def place(self) -> str:
         """HOST:PORT, for messages."""
-        return place(self.host, self.port)
+        return place_of(self.host, self.port)
 
 
 def takes(resource: str) -> bool:

@@ -166,7 +166,16 @@ def test_one_that_is_away_is_said(poll):
 
 
 @pytest.mark.parametrize(
-    "url", ["kwapi://s3cret@h", "kwapi://", "kwapi://h:x", "kwapi://h?token=s3cret", "kwapi://h?credential=x"]
+    "url",
+    [
+        "kwapi://s3cret@h",
+        "kwapi://@h",
+        "kwapi://",
+        "kwapi://h:x",
+        "kwapi://[::1",
+        "kwapi://h?token=s3cret",
+        "kwapi://h?credential=x",
+    ],
 )
 def test_a_url_that_cannot_be_used_is_said_without_its_secret(poll, url):
     with pytest.raises(PermanentError) as caught:

@@ -61,6 +61,7 @@ def test_hosts_that_name_none_have_the_default_or_the_read_only_user(tmp_path):
         ("snmp://s3cret@", "is no snmp://"),
         ("snmp://s3cret@h/path", "is no snmp://"),
         ("snmp://s3cret@h:port", "is no snmp://"),
+        ("snmp://s3cret@[::1", "is no snmp://"),
         ("snmp://s3cret@h?verion=1", "no option 'verion' (did you mean 'version'?)"),
         ("snmp://s3cret@h?version=4", "version is one of 1, 2, 2c, 3"),
         ("snmp://u:s3cret@h?auth_proto=md4", "auth_proto is one of md5"),
