@@ -8,7 +8,7 @@ that neither the order nor the parts show in the result; the deviation is worked
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -56,6 +56,19 @@ class _Numbering:
             found = self._numbers[key] = len(self.values)
             self.values.append(value)
         return found
+
+
+def tallied(
+    query: StatisticsQuery, first: int | None, earliest: Callable[[], int], found: Iterable[Columns]
+) -> list[Statistics]:
+    """The statistics of samples. Periods begin at `first`, the least time that the question allows, or where it allows any at the `earliest` sample's."""
+    anchor = 0
+    if query.period:
+        anchor = earliest() if first is None else first
+    tally = Tally(query, anchor)
+    for columns in found:
+        tally.add(columns)
+    return tally.result()
 
 
 class Tally:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
 from nephoscope import filters, paging
 from nephoscope.filters import Compare, Filter
 from nephoscope.sample import Sample
-from nephoscope.statistics import Tally
+from nephoscope.statistics import tallied
 from nephoscope.store import Page, SampleQuery, State, Statistics, StatisticsQuery
 from sinks.hbase.facts import Catalogue
 from sinks.hbase.scan import Scan
@@ -53,13 +54,7 @@ def each_sample(catalogue: Catalogue, tree: Filter) -> Iterator[Sample]:
 def statistics(catalogue: Catalogue, query: StatisticsQuery) -> list[Statistics]:
     """Statistics by period and group."""
     scan = Scan(catalogue, query.filter)
-    anchor = 0
-    if query.period:
-        anchor = scan.first if scan.first is not None else _earliest(scan)
-    tally = Tally(query, anchor)
-    for found in scan.all():
-        tally.add(found)
-    return tally.result()
+    return tallied(query, scan.first, partial(_earliest, scan), scan.all())
 
 
 def _earliest(scan: Scan) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -11,7 +12,7 @@ from pymongo.database import Database
 from nephoscope import filters, paging
 from nephoscope.filters import EVERYTHING, Compare, Filter
 from nephoscope.sample import Sample
-from nephoscope.statistics import Tally
+from nephoscope.statistics import tallied
 from nephoscope.store import (
     ListQuery,
     Meter,
@@ -72,14 +73,9 @@ def statistics(db: Database[Document], query: StatisticsQuery, memory: Memory) -
     """Statistics by period and group."""
     while True:
         scan = Scan(db, query.filter, Catalogue(db, memory))
-        anchor = 0
-        if query.period:
-            anchor = scan.first if scan.first is not None else _earliest(scan)
-        tally = Tally(query, anchor)
-        for found in scan.all():
-            tally.add(found)
+        out = tallied(query, scan.first, partial(_earliest, scan), scan.all())
         if scan.catalogue.confirmed():
-            return tally.result()
+            return out
 
 
 def _earliest(scan: Scan) -> int:

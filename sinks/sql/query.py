@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ from nephoscope import filters, paging
 from nephoscope.filters import EVERYTHING, METADATA, Compare, Filter, field_named
 from nephoscope.natural import Kind
 from nephoscope.sample import Sample
-from nephoscope.statistics import Tally
+from nephoscope.statistics import tallied
 from nephoscope.store import (
     ListQuery,
     Meter,
@@ -92,13 +93,7 @@ def statistics(cursor: Cursor, query: StatisticsQuery) -> list[Statistics]:
     counted = (field_named(a.partition("/")[2]) for a in query.aggregates if "/" in a)
     needed = {METADATA if f.startswith(METADATA) else f for f in (*map(field_named, query.groupby), *counted)}
     scan = Scan(cursor, query.filter, needed=needed)
-    anchor = 0
-    if query.period:
-        anchor = scan.first if scan.first is not None else _earliest(scan)
-    tally = Tally(query, anchor)
-    for found in scan.all():
-        tally.add(found)
-    return tally.result()
+    return tallied(query, scan.first, partial(_earliest, scan), scan.all())
 
 
 def _earliest(scan: Scan) -> int:
