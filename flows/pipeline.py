@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -30,6 +29,7 @@ from nephoscope.errors import Unavailable
 from nephoscope.health import Health, serve
 from nephoscope.pipeline import STORE, load_pipeline, load_polling, resolve_publisher
 from nephoscope.settings import Settings, load_settings
+from nephoscope.stopping import on_stop
 from nephoscope.times import SECOND
 from nephoscope.topics import SAMPLES, Log
 
@@ -159,10 +159,9 @@ def options_of(settings: Settings) -> Options:
 
 
 def stop_on_signals() -> None:
-    """SIGINT and SIGTERM end the input; the flow finishes its epoch, snapshots it and returns."""
+    """Signals end the input; the flow finishes its epoch, snapshots it and returns."""
     if current_thread() is main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: engine.stopping.set())
+        on_stop(engine.stopping.set)
 
 
 def _what_is(config: str | None) -> tuple[Path | None, Path | None]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import sys
-import threading
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
@@ -14,10 +13,10 @@ import typer
 from nephoscope.cli.options import Config, Set, arguments_of, settings_of
 from nephoscope.cli.output import complain
 from nephoscope.cli.reload import Reload
-from nephoscope.cli.supervisor import EX_FINAL, EX_UNSAVED, Child, Supervisor
+from nephoscope.cli.supervisor import EX_FINAL, EX_UNSAVED, Child, Supervisor, supervise
 from nephoscope.errors import ConfigError, NephoscopeError, Unavailable
 from nephoscope.settings import Settings
-from nephoscope.stopping import on_stop, reload_is_harmless
+from nephoscope.stopping import reload_is_harmless
 
 
 def register(app: typer.Typer) -> None:
@@ -74,18 +73,9 @@ def _supervise(settings: Settings, config: Path | None, overrides: list[str] | N
             child.command = [*base, "--process-id", str(number), *addresses]
 
     name_addresses()
-    stop = threading.Event()
     reload_is_harmless()
-    on_stop(stop.set)
     supervisor = Supervisor(children, complain, one_for_all=True, renew=name_addresses)
-    supervisor.start()
-    status = None
-    try:
-        while status is None and not stop.wait(0.1):
-            status = supervisor.watch()
-            reload.look(supervisor, children)
-    finally:
-        supervisor.stop(together=True)
+    status = supervise(supervisor, lambda: reload.look(supervisor, children))
     if status:
         raise typer.Exit(1 if status == EX_FINAL else status)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,12 +12,11 @@ import typer
 from nephoscope.cli.options import Config, Json, Set, arguments_of, settings_of
 from nephoscope.cli.output import complain
 from nephoscope.cli.parts import open_log
-from nephoscope.cli.supervisor import Child, Supervisor
+from nephoscope.cli.supervisor import Child, Supervisor, supervise
 from nephoscope.documents import Checker
 from nephoscope.errors import NephoscopeError, SampleError
 from nephoscope.sample import sample_to_dict
 from nephoscope.settings import Settings
-from nephoscope.stopping import on_stop
 from nephoscope.times import format_time
 
 
@@ -64,16 +62,7 @@ def _supervise(settings: Settings, arguments: list[str]) -> None:
         pass
     base = [sys.executable, "-m", "nephoscope.cli", "notifications", *arguments, "--process-id"]
     children = [Child(f"listener {i}", [*base, str(i)]) for i in range(settings.notifications.workers)]
-    stop = threading.Event()
-    on_stop(stop.set)
-    supervisor = Supervisor(children, complain)
-    supervisor.start()
-    status = None
-    try:
-        while status is None and not stop.wait(0.1):
-            status = supervisor.watch()
-    finally:
-        supervisor.stop(together=True)
+    status = supervise(Supervisor(children, complain))
     if status:
         raise typer.Exit(status)
 

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import IO
 
+from nephoscope.stopping import on_stop
+
 _GRACE = 10.0
 """Seconds that a child gets to stop by itself."""
 _STEADY = 30.0
@@ -177,6 +179,21 @@ class Supervisor:
         with stderr:
             for line in stderr:
                 self.say(f"{name}: {line.decode(errors='replace').rstrip()}")
+
+
+def supervise(supervisor: Supervisor, look: Callable[[], None] = lambda: None) -> int | None:
+    """Run the children until a signal asks to stop, `look` now and then; the exit status where a restart of them is of no use, else None."""
+    stop = threading.Event()
+    on_stop(stop.set)
+    supervisor.start()
+    status = None
+    try:
+        while status is None and not stop.wait(0.1):
+            status = supervisor.watch()
+            look()
+    finally:
+        supervisor.stop(together=True)
+    return status
 
 
 def die_with_parent() -> None:

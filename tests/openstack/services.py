@@ -18,6 +18,7 @@ from sources.openstack.failures import CloudError
 from sources.pollster import PermanentError
 from tests.openstack import contents
 from tests.openstack.configuration import SECRET, TOKEN_CACHE
+from tests.servers import suspend
 from tests.servers.mariadb import USER
 
 REGION = "openstack://RegionOne"
@@ -278,7 +279,7 @@ def test_a_service_that_answers_500_is_named_and_the_others_go_on(cloud, make, r
 def test_a_service_that_never_answers_is_given_up_in_time_and_the_others_go_on(cloud, make, read):
     system = make(timeout=3)
     read("ports", system)
-    os.kill(cloud.servers["neutron"].pid, signal.SIGSTOP)
+    suspend(cloud.servers["neutron"].pid)
     try:
         with pytest.raises(CloudError, match="network in RegionOne: no answer within 3 s"):
             read("ports", system)

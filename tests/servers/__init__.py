@@ -25,6 +25,8 @@ from xml.sax.saxutils import escape
 
 import pytest
 
+from tests.servers.guard import state
+
 JAVA_FLAGS = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 """A JVM that starts quickly and takes little."""
 _PLUGIN = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
@@ -194,17 +196,10 @@ def suspend(pid: int) -> None:
     """SIGSTOP, and standing still. The kernel stops a process's threads one by one: just after the signal one of them may still answer."""
     os.kill(pid, signal.SIGSTOP)
     deadline = time.monotonic() + 10
-    while not all(_stopped(thread) for thread in Path(f"/proc/{pid}/task").iterdir()):
+    while not all(state(thread) in "TZX" for thread in Path(f"/proc/{pid}/task").iterdir()):
         if time.monotonic() > deadline:
             pytest.fail(f"process {pid} has not stopped")
         time.sleep(0.005)
-
-
-def _stopped(thread: Path) -> bool:
-    try:
-        return (thread / "stat").read_text().rpartition(")")[2].split()[0] in "TZX"
-    except OSError:  # Gone.
-        return True
 
 
 def _run() -> int:

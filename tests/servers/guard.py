@@ -9,12 +9,17 @@ import time
 from pathlib import Path
 
 
+def state(process: Path) -> str:
+    """The letter that the kernel has for the state of a process or thread, by its folder in /proc; X where it is gone."""
+    try:
+        return (process / "stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "X"
+
+
 def running(pid: int) -> bool:
     """Whether a process is there and no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+    return state(Path(f"/proc/{pid}")) not in "ZX"
 
 
 if __name__ == "__main__":
