@@ -40,6 +40,23 @@ def jump(hashed: int, buckets: int) -> int:
     return b
 
 
+def jumps(hashed: npt.NDArray[np.uint64], buckets: int) -> npt.NDArray[np.int64]:
+    """As `jump`, of many hashes (n,): a step of all that have not arrived, then the next one."""
+    if buckets < 1:
+        raise ValueError(f"buckets must be at least 1, not {buckets}")
+    found = np.zeros(len(hashed), np.int64)
+    going, place = np.arange(len(hashed)), found.copy()
+    while len(going):
+        found[going] = place
+        hashed = hashed * np.uint64(2862933555777941757) + np.uint64(1)
+        # Both sides of the division are below 2**53, so it rounds as Python's.
+        steps = ((hashed >> np.uint64(33)) + np.uint64(1)).astype(np.float64)
+        far = ((place + 1) * (1 << 31)).astype(np.float64) / steps
+        within = far < buckets
+        going, hashed, place = going[within], hashed[within], far[within].astype(np.int64)
+    return found
+
+
 @lru_cache(maxsize=1 << 18)
 def partition(key: str, partitions: int = PARTITIONS) -> int:
     """The partition of a resource. Cached: the same resources come back each period."""
@@ -53,22 +70,8 @@ def partitions_of(keys: Iterable[str], partitions: int = PARTITIONS) -> list[int
 
 def partitions_of_new(keys: Sequence[str], partitions: int = PARTITIONS) -> list[int]:
     """The same of keys that come only once, many at a time: worked out together, and not remembered."""
-    if partitions < 1:
-        raise ValueError(f"partitions must be at least 1, not {partitions}")
-    hashed = np.fromiter(map(key_hash, keys), np.uint64, len(keys))
-    found = np.zeros(len(keys), np.int64)
-    going = np.arange(len(keys))
-    place = found.copy()
-    while len(going):
-        # As `jump`, a step of all that have not arrived. Both sides of the division are below 2**53, so it rounds as Python's.
-        found[going] = place
-        hashed = hashed * np.uint64(2862933555777941757) + np.uint64(1)
-        far = ((place + 1) * (1 << 31)).astype(np.float64) / ((hashed >> np.uint64(33)) + np.uint64(1)).astype(
-            np.float64
-        )
-        within = far < partitions
-        going, hashed, place = going[within], hashed[within], far[within].astype(np.int64)
-    return found.tolist()
+    numbers: list[int] = jumps(np.fromiter(map(key_hash, keys), np.uint64, len(keys)), partitions).tolist()
+    return numbers
 
 
 @lru_cache(maxsize=1 << 18)

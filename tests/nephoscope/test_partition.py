@@ -6,9 +6,22 @@ import subprocess
 import sys
 from collections import Counter
 
+import numpy as np
 import pytest
 
-from nephoscope.partition import PARTITIONS, SLOTS, hash_byte, jump, key_hash, owners, partition, partitions_of, slot
+from nephoscope.partition import (
+    PARTITIONS,
+    SLOTS,
+    hash_byte,
+    jump,
+    jumps,
+    key_hash,
+    owners,
+    partition,
+    partitions_of,
+    partitions_of_new,
+    slot,
+)
 
 KEYS = [f"instance-{i:08x}" for i in range(4000)]
 
@@ -52,12 +65,21 @@ def test_jump_agrees_with_the_papers_code(buckets):
     keys = [0, 1, 2**63, 2**64 - 1, *(some.getrandbits(64) for _ in range(1500))]
 
     assert [jump(k, buckets) for k in keys] == [papers_jump(k, buckets) for k in keys]
+    assert jumps(np.array(keys, np.uint64), buckets).tolist() == [papers_jump(k, buckets) for k in keys]
+
+
+@pytest.mark.parametrize("partitions", [1, 7, 64, 65536])
+def test_keys_that_come_once_have_the_partitions_of_all_others(partitions):
+    assert partitions_of_new(KEYS, partitions) == partitions_of(KEYS, partitions)
+    assert partitions_of_new([], partitions) == []
 
 
 @pytest.mark.parametrize("buckets", [0, -1])
 def test_there_is_no_bucket_of_none(buckets):
     with pytest.raises(ValueError, match="at least 1"):
         jump(7, buckets)
+    with pytest.raises(ValueError, match="at least 1"):
+        jumps(np.array([7], np.uint64), buckets)
 
 
 VECTORS = [
