@@ -10,16 +10,18 @@ Guarantee: at least once; exactly once in effect in every store, which knows an 
 
 from __future__ import annotations
 
+import math
 import shutil
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import bytewax.operators as op
 import pyarrow as pa
@@ -48,8 +50,16 @@ _REST = 0.5
 _LOOK_AGAIN = timedelta(seconds=5)
 """A snapshot that has samples which wait is made anew after so long, even if no message came."""
 _POLL = 256
+"""Messages that are taken from the log at once."""
 _AHEAD = 64
 """Messages of a partition that are read ahead of the flow."""
+_FEWEST, _MOST = 16, 2048
+"""Messages that are read in a turn of the engine's, by how long turns take."""
+_SHORT, _LONG = 0.25, 1.0
+"""Seconds that a turn should take: a signal to stop, a snapshot and a slow store's pressure are heard between two of them."""
+
+_STUCK, _STEP = 0.01, 0.002
+"""Seconds that a source must not have been asked for to be one that waits for other workers, and that a worker which waits sleeps at once."""
 
 stopping = threading.Event()
 """Set: the input ends after what it has handed over, the last epoch is snapshotted, and the flow returns."""
@@ -73,6 +83,59 @@ class _First:
 _first = _First()
 
 
+class _Pace:
+    """Keeps a worker that waits for others from going round and round.
+
+    An epoch that not all workers have ended keeps the source from being asked, and the engine looks again at once, forever: with a core of its
+    own, which the worker that is waited for may need. What the engine does call meanwhile are notifications: one stage of each thread asks for
+    them all the time, and sleeps in them while nobody asks the source.
+    """
+
+    _of: ClassVar[dict[int, _Pace]] = {}
+
+    @classmethod
+    def here(cls) -> _Pace:
+        """That of this thread; the engine's are not Python's: what is local to a thread is gone between two calls."""
+        thread = threading.get_ident()
+        if thread not in cls._of:
+            cls._of[thread] = cls()
+        return cls._of[thread]
+
+    def __init__(self) -> None:
+        self.asked = math.inf
+        self.idle = False
+        self._keeper: weakref.ref[PartitionStage] | None = None
+
+    def ask(self, *, idle: bool) -> None:
+        """The source was asked just now; `idle`: it had nothing."""
+        self.asked, self.idle = time.monotonic(), idle
+
+    def keeps(self, stage: PartitionStage) -> bool:
+        """Whether this is the stage that keeps the pace: whoever asks first."""
+        keeper = self._keeper and self._keeper()
+        if keeper is None:
+            self._keeper = weakref.ref(stage)
+        return keeper is None or keeper is stage
+
+    @property
+    def left(self) -> float:
+        """Seconds until the source, if it is not asked before, can be said to wait for other workers; 0 or less: it does."""
+        return self.asked + (_NAP.total_seconds() if self.idle else 0.0) + _STUCK - time.monotonic()
+
+    def wait(self) -> None:
+        """A moment, if it does."""
+        if self.left <= 0:
+            time.sleep(_STEP)
+
+    def next_look(self) -> datetime:
+        """When to look again."""
+        left = self.left
+        # In the past where it waits: the engine counts from before it slept here.
+        return datetime.now(UTC) + (
+            timedelta(seconds=min(left, _LOOK_AGAIN.total_seconds())) if left > 0 else -_LOOK_AGAIN
+        )
+
+
 class Outlet(Protocol):
     """Where the output of one worker goes. `take` returns once all of it is where it belongs."""
 
@@ -86,7 +149,11 @@ class Outlet(Protocol):
 
 
 class PartitionStage(StatefulBatchLogic[Message, Output, Snapshot]):
-    """One partition's stage. `queued`: the URLs of publishers with a queue, whose samples are in the snapshot until they are acknowledged."""
+    """One partition's stage.
+
+    `queued`: the URLs of publishers with a queue, whose samples are in the snapshot until they are acknowledged; `paced`: whether it may be the one
+    that keeps its worker's pace.
+    """
 
     def __init__(
         self,
@@ -95,8 +162,11 @@ class PartitionStage(StatefulBatchLogic[Message, Output, Snapshot]):
         monitor: Monitor | None = None,
         queued: frozenset[str] = frozenset(),
         resume: Snapshot | None = None,
+        *,
+        paced: bool = False,
     ) -> None:
         self._plan = plan
+        self._paced = paced
         self._state = state
         self._queued = queued
         self._told = None if monitor is None else monitor.add(state)
@@ -121,13 +191,18 @@ class PartitionStage(StatefulBatchLogic[Message, Output, Snapshot]):
         self._state.waiting = [ticket for ticket in self._state.waiting if ticket.left] + out.tickets
 
     def on_notify(self) -> tuple[Iterable[Output], bool]:
-        """Nothing came, but the last snapshot has what waited then: hand it out, or take a new one."""
-        return self._take_again(), StatefulBatchLogic.RETAIN
+        """Nothing came, but the last snapshot has what waited then: hand it out, or take a new one. Or it is time to look at the pace."""
+        with _first.kept():
+            if self._paced and (pace := _Pace.here()).keeps(self):
+                pace.wait()
+            return self._take_again(), StatefulBatchLogic.RETAIN
 
     def notify_at(self) -> datetime | None:
         """When to be awake without a message."""
         if self._again or self._state.owed is not None:
             return datetime.now(UTC)
+        if self._paced and (pace := _Pace.here()).keeps(self):
+            return pace.next_look()
         return datetime.now(UTC) + _LOOK_AGAIN if self._kept else None
 
     def _take_again(self) -> list[Output]:
@@ -177,6 +252,37 @@ class OutletSink(DynamicSink[tuple[str, Output]]):
             return _Outlet(self._make())
 
 
+class _Budget:
+    """How many messages may be read in a turn of the engine's: fewer where turns take long, more where they are short and more is there.
+
+    A turn: every partition that is due is asked once, and what they gave goes through the whole flow.
+    """
+
+    def __init__(self) -> None:
+        self._most = _POLL
+        self.left = _POLL
+        self._asked: set[int] = set()
+        self._began = time.monotonic()
+
+    def ask(self, partition: int) -> None:
+        """This partition is asked: for the second time in a turn, it is the next one."""
+        if partition in self._asked:
+            self._turn()
+        self._asked.add(partition)
+
+    def _turn(self) -> None:
+        now = time.monotonic()
+        took, self._began = now - self._began, now
+        if took > _LONG:
+            # One that nothing was read in was long for some other reason.
+            if self.left < self._most:
+                self._most = max(_FEWEST, self._most // 2)
+        elif took < _SHORT and self.left <= 0:
+            self._most = min(_MOST, 2 * self._most)
+        self.left = self._most
+        self._asked.clear()
+
+
 class _Reader:
     """One thread's consumer over all the partitions that it reads: one look at the log serves them all."""
 
@@ -185,6 +291,7 @@ class _Reader:
         self._consumer: Consumer | None = None
         self._next: dict[int, int] = {}
         self._waiting: dict[int, deque[Message]] = {}
+        self._budget = _Budget()
         self._rest_until = 0.0
 
     def add(self, partition: int, offset: int) -> None:
@@ -201,18 +308,25 @@ class _Reader:
 
     def take(self, partition: int) -> list[Message]:
         """What waits for a partition, after a look at the log if nothing does."""
+        self._budget.ask(partition)
         waiting = self._waiting[partition]
-        if not waiting and time.monotonic() >= self._rest_until:
+        if not waiting and self._budget.left > 0 and not self.resting:
             self._look()
         return [waiting.popleft() for _ in range(min(len(waiting), _AHEAD))]
+
+    @property
+    def resting(self) -> bool:
+        """Whether the log had no more when it was last looked at, a moment ago."""
+        return time.monotonic() < self._rest_until
 
     def _look(self) -> None:
         if sum(map(len, self._waiting.values())) >= _POLL:
             return  # What was read before is taken first: memory stays bounded.
+        most = min(_POLL, self._budget.left)
         try:
             if self._consumer is None:
                 self._consumer = self._log.consumer(self._topic, dict(self._next))
-            messages = self._consumer.poll(_POLL)
+            messages = self._consumer.poll(most)
         except Unavailable as error:
             # What was read goes on through the flow meanwhile; the consumer is made anew from where each partition is.
             self._drop_consumer()
@@ -225,7 +339,8 @@ class _Reader:
         for message in messages:
             self._waiting[message.partition].append(message)
             self._next[message.partition] = message.offset + 1
-        if len(messages) < _POLL:
+        self._budget.left -= len(messages)
+        if len(messages) < most:
             self._rest_until = time.monotonic() + _NAP.total_seconds() / 2
 
     def _drop_consumer(self) -> None:
@@ -249,7 +364,9 @@ class _Partition(StatefulSourcePartition[tuple[str, Message], int]):
             raise StopIteration
         with _first.kept():
             messages = self._reader.take(self._partition)
-        self._idle = not messages
+        # One that gets nothing because others had the turn is not idle.
+        self._idle = not messages and self._reader.resting
+        _Pace.here().ask(idle=self._idle)
         if messages:
             self._offset = messages[-1].offset + 1
             if self._monitor is not None:
@@ -372,7 +489,7 @@ def build(
     def stage(resume: Snapshot | None) -> PartitionStage:
         with _first.kept():
             state = State(plan) if resume is None else restore(plan, resume)
-            return PartitionStage(plan, state, monitor, queued, resume)
+            return PartitionStage(plan, state, monitor, queued, resume, paced=True)
 
     outputs = op.stateful_batch("stage", messages, stage)
     op.output("publish", outputs, sink)

@@ -15,8 +15,8 @@ from typing import IO
 
 from nephoscope.stopping import on_stop
 
-_GRACE = 10.0
-"""Seconds that a child gets to stop by itself."""
+_GRACE = 30.0
+"""Seconds that a child gets to stop by itself: a flow finishes what it has read."""
 _STEADY = 30.0
 """A child that ran for so long starts its back-off anew."""
 _LONGEST_PAUSE = 30.0

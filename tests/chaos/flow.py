@@ -18,6 +18,8 @@ from pathlib import Path
 import psutil
 
 PATIENCE = 240.0
+KILLED = "did not stop within"
+"""What a supervisor says of a process that it killed."""
 
 
 class Trouble(AssertionError):
@@ -85,6 +87,7 @@ class Flow:
     def stop(self) -> None:
         """SIGTERM; Trouble unless it ends in order."""
         assert self._process is not None
+        killed = self.heard(KILLED)
         self._process.send_signal(signal.SIGTERM)
         try:
             status = self._process.wait(PATIENCE)
@@ -92,6 +95,8 @@ class Flow:
             raise Trouble(f"the flow does not stop\n{self.tail()}") from None
         if status:
             raise Trouble(f"the flow ended with {status}\n{self.tail()}")
+        if self.heard(KILLED) > killed:
+            raise Trouble(f"the flow did not stop by itself\n{self.tail()}")
 
     def all_there(self) -> list[psutil.Process]:
         """All workers' processes, once all are there."""

@@ -52,7 +52,7 @@ def test_a_killed_broker_loses_nothing_acknowledged_and_readers_go_on(broker):
     got = {p: [] for p in range(4)}
     away = 0
 
-    def read(until, patience=40):
+    def read(until, patience=120):
         nonlocal consumer, away
         deadline = time.monotonic() + patience
         while not until() and time.monotonic() < deadline:
