@@ -4,34 +4,39 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from functools import cache
+
+import pyarrow as pa
 
 from nephoscope import identity
-from nephoscope.batch import Batch, Header, batch_of, encode, frame
+from nephoscope.batch import SCHEMA, Batch, Header, batch_of, encode, frame
 from nephoscope.sample import Sample
 from nephoscope.times import SECOND
 
 _HEAD = 24
-
-
 _RESOURCES = 300
+_NAMES = ("one", "two")
 
 
 def good(number: int, now: int) -> bytes:
     """A batch of two samples that nobody has had before, number by number: resources take turns, with a minute more in each."""
     minutes = now // (60 * SECOND) - 600 + number // _RESOURCES
     resource, time = f"r{number % _RESOURCES}", minutes * 60 * SECOND
-    return encode(
-        Batch(
-            batch_of(
-                Sample(
-                    name=name, type="gauge", unit="u", volume=float(number), resource_id=resource, timestamp=time,
-                    id=identity.polled_id("openstack", name, resource, time),
-                )
-                for name in ("one", "two")
-            ).rows,
-            Header(interval=60, polling=("p",)),
-        )
-    )  # fmt: skip
+    rows = _rows(resource)
+    ids = [identity.polled_id("openstack", name, resource, time) for name in _NAMES]
+    for name, values in (("volume", [float(number)] * 2), ("timestamp", [time] * 2), ("id", ids)):
+        place = SCHEMA.get_field_index(name)
+        rows = rows.set_column(place, SCHEMA.field(place), pa.array(values, SCHEMA.field(place).type))
+    return encode(Batch(rows, Header(interval=60, polling=("p",))))
+
+
+@cache
+def _rows(resource: str) -> pa.RecordBatch:
+    """The two of a resource, which differ from number to number in nothing but volume, time and id."""
+    return batch_of(
+        Sample(name=name, type="gauge", unit="u", volume=0.0, resource_id=resource, timestamp=0, id=bytes(16))
+        for name in _NAMES
+    ).rows
 
 
 def hostile(chance: random.Random, now: int) -> Iterator[bytes]:

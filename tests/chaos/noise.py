@@ -12,10 +12,9 @@ from nephoscope import times
 from nephoscope.batch import decode
 from nephoscope.errors import BatchError
 from nephoscope.topics import DEAD_LETTERS, SAMPLES, Record
-from sinks.sql import SQLStore
 from tests.chaos import rows
 from tests.chaos.garbage import hostile
-from tests.chaos.story import PARTITIONS, Stage, buried
+from tests.chaos.story import PARTITIONS, Stage, buried, in_peace
 
 _AT_ONCE = 2000
 GROWTH = 24 << 20
@@ -85,10 +84,8 @@ def drown(stage: Stage, count: int, seed: int = 1) -> Heard:
     growth = _size(flow.processes()) - at_third
     stage.event("all is read; SIGTERM")
     flow.stop()
-    peace = rows.in_peace(log, stage.plan)
-    store = SQLStore(f"sqlite:///{stage.folder}/samples.db")
-    stored = rows.of_samples(store.each_sample())
-    store.close()
+    stage.event("the reference computes, and the store is read")
+    peace, stored = in_peace(stage)
     # What was read again after a crash is in the dead letters again: here nothing was.
     dead = sum(log.end(DEAD_LETTERS))
     whole = peace.undecodable & {(origin.partition, origin.offset) for origin in buried(log)}

@@ -312,20 +312,11 @@ def end(stage: Stage) -> None:
 
 def examine(stage: Stage) -> Found:
     """Compare what was stored, published to the file and refused with what one process makes of the log in peace."""
-    told, form = stage.told, stage.form
+    form = stage.form
     log = stage.log()
     stage.event("the reference computes, and the store is read")
-    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as both:
-        reading = both.submit(_read, str(stage.folder / "samples.db"))
-        parts = [
-            both.submit(_compute, stage.folder, stage.address, stage.prefix, range(first, PARTITIONS, _PARTS))
-            for first in range(_PARTS)
-        ]
-        for done, _ in enumerate(as_completed(parts), 1):
-            told(stage.events[-1][0], done / _PARTS)
-        peace = rows.together(part.result() for part in parts)
-        expected = peace.stored
-        stored = reading.result()
+    peace, stored = in_peace(stage)
+    expected = peace.stored
     stage.event("comparing")
     lines = (stage.folder / "derived.jsonl").read_bytes().splitlines()
     filed = rows.brief(sample_from_json(line) for line in lines)
@@ -352,6 +343,19 @@ def examine(stage: Stage) -> Found:
         dead=len(peace.dead),
         log=stage.events,
     )
+
+
+def in_peace(stage: Stage) -> tuple[rows.Peace, rows.Rows]:
+    """What one process makes of the log in peace, each partition by itself and two at once; and what is in the store."""
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as both:
+        reading = both.submit(_read, str(stage.folder / "samples.db"))
+        parts = [
+            both.submit(_compute, stage.folder, stage.address, stage.prefix, range(first, PARTITIONS, _PARTS))
+            for first in range(_PARTS)
+        ]
+        for done, _ in enumerate(as_completed(parts), 1):
+            stage.told(stage.events[-1][0], done / _PARTS)
+        return rows.together(part.result() for part in parts), reading.result()
 
 
 def _read(path: str) -> rows.Rows:
