@@ -481,15 +481,20 @@ def build(
     positioned: PositionedSink | None = None,
     monitor: Monitor | None = None,
     queued: frozenset[str] = frozenset(),
+    *,
+    paced: bool = False,
 ) -> Dataflow:
-    """The dataflow: three steps, whatever the pipeline. Keys are those of flows.placement. `queued`: as PartitionStage has it."""
+    """The dataflow: three steps, whatever the pipeline. Keys are those of flows.placement.
+
+    `queued`: as PartitionStage has it; `paced`: there are other workers, which this one may have to wait for.
+    """
     flow = Dataflow("nephoscope")
     messages = op.input("log", flow, source)
 
     def stage(resume: Snapshot | None) -> PartitionStage:
         with _first.kept():
             state = State(plan) if resume is None else restore(plan, resume)
-            return PartitionStage(plan, state, monitor, queued, resume, paced=True)
+            return PartitionStage(plan, state, monitor, queued, resume, paced=paced)
 
     outputs = op.stateful_batch("stage", messages, stage)
     op.output("publish", outputs, sink)

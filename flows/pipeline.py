@@ -129,6 +129,7 @@ def dataflow(
         engine.PositionedSink(in_place, publishers.open_publisher, begin) if in_place else None,
         monitor,
         frozenset(url for url in others if publishers.delivery_of(url)[1].policy == publishers.QUEUE),
+        paced=share is not None and share.workers > 1,
     )
 
 
