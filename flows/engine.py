@@ -10,18 +10,16 @@ Guarantee: at least once; exactly once in effect in every store, which knows an 
 
 from __future__ import annotations
 
-import math
 import shutil
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import bytewax.operators as op
 import pyarrow as pa
@@ -33,6 +31,7 @@ from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.run import cli_main
 
 from flows.monitor import Monitor
+from flows.pace import LOOK_AGAIN, NAP, POLL, Budget, Pace
 from flows.placement import key_of, worker_of
 from flows.plan import Plan
 from flows.snapshot import Snapshot, restore, take
@@ -44,22 +43,10 @@ from nephoscope.topics import Consumer, Log, Message
 
 RECOVERY_PARTITIONS = 8
 """Files of a recovery store, fixed when it is made: the most processes that can share the work of resuming."""
-_NAP = timedelta(milliseconds=50)
 _REST = 0.5
 """Seconds between two looks at a log that is away."""
-_LOOK_AGAIN = timedelta(seconds=5)
-"""A snapshot that has samples which wait is made anew after so long, even if no message came."""
-_POLL = 256
-"""Messages that are taken from the log at once."""
 _AHEAD = 64
 """Messages of a partition that are read ahead of the flow."""
-_FEWEST, _MOST = 16, 2048
-"""Messages that are read in a turn of the engine's, by how long turns take."""
-_SHORT, _LONG = 0.25, 1.0
-"""Seconds that a turn should take: a signal to stop, a snapshot and a slow store's pressure are heard between two of them."""
-
-_STUCK, _STEP = 0.01, 0.002
-"""Seconds that a source must not have been asked for to be one that waits for other workers, and that a worker which waits sleeps at once."""
 
 stopping = threading.Event()
 """Set: the input ends after what it has handed over, the last epoch is snapshotted, and the flow returns."""
@@ -81,59 +68,6 @@ class _First:
 
 
 _first = _First()
-
-
-class _Pace:
-    """Keeps a worker that waits for others from going round and round.
-
-    An epoch that not all workers have ended keeps the source from being asked, and the engine looks again at once, forever: with a core of its
-    own, which the worker that is waited for may need. What the engine does call meanwhile are notifications: one stage of each thread asks for
-    them all the time, and sleeps in them while nobody asks the source.
-    """
-
-    _of: ClassVar[dict[int, _Pace]] = {}
-
-    @classmethod
-    def here(cls) -> _Pace:
-        """That of this thread; the engine's are not Python's: what is local to a thread is gone between two calls."""
-        thread = threading.get_ident()
-        if thread not in cls._of:
-            cls._of[thread] = cls()
-        return cls._of[thread]
-
-    def __init__(self) -> None:
-        self.asked = math.inf
-        self.idle = False
-        self._keeper: weakref.ref[PartitionStage] | None = None
-
-    def ask(self, *, idle: bool) -> None:
-        """The source was asked just now; `idle`: it had nothing."""
-        self.asked, self.idle = time.monotonic(), idle
-
-    def keeps(self, stage: PartitionStage) -> bool:
-        """Whether this is the stage that keeps the pace: whoever asks first."""
-        keeper = self._keeper and self._keeper()
-        if keeper is None:
-            self._keeper = weakref.ref(stage)
-        return keeper is None or keeper is stage
-
-    @property
-    def left(self) -> float:
-        """Seconds until the source, if it is not asked before, can be said to wait for other workers; 0 or less: it does."""
-        return self.asked + (_NAP.total_seconds() if self.idle else 0.0) + _STUCK - time.monotonic()
-
-    def wait(self) -> None:
-        """A moment, if it does."""
-        if self.left <= 0:
-            time.sleep(_STEP)
-
-    def next_look(self) -> datetime:
-        """When to look again."""
-        left = self.left
-        # In the past where it waits: the engine counts from before it slept here.
-        return datetime.now(UTC) + (
-            timedelta(seconds=min(left, _LOOK_AGAIN.total_seconds())) if left > 0 else -_LOOK_AGAIN
-        )
 
 
 class Outlet(Protocol):
@@ -193,7 +127,7 @@ class PartitionStage(StatefulBatchLogic[Message, Output, Snapshot]):
     def on_notify(self) -> tuple[Iterable[Output], bool]:
         """Nothing came, but the last snapshot has what waited then: hand it out, or take a new one. Or it is time to look at the pace."""
         with _first.kept():
-            if self._paced and (pace := _Pace.here()).keeps(self):
+            if self._paced and (pace := Pace.here()).keeps(self):
                 pace.wait()
             return self._take_again(), StatefulBatchLogic.RETAIN
 
@@ -201,9 +135,9 @@ class PartitionStage(StatefulBatchLogic[Message, Output, Snapshot]):
         """When to be awake without a message."""
         if self._again or self._state.owed is not None:
             return datetime.now(UTC)
-        if self._paced and (pace := _Pace.here()).keeps(self):
+        if self._paced and (pace := Pace.here()).keeps(self):
             return pace.next_look()
-        return datetime.now(UTC) + _LOOK_AGAIN if self._kept else None
+        return datetime.now(UTC) + LOOK_AGAIN if self._kept else None
 
     def _take_again(self) -> list[Output]:
         out, self._again = Output(tickets=self._again), []
@@ -252,37 +186,6 @@ class OutletSink(DynamicSink[tuple[str, Output]]):
             return _Outlet(self._make())
 
 
-class _Budget:
-    """How many messages may be read in a turn of the engine's: fewer where turns take long, more where they are short and more is there.
-
-    A turn: every partition that is due is asked once, and what they gave goes through the whole flow.
-    """
-
-    def __init__(self) -> None:
-        self._most = _POLL
-        self.left = _POLL
-        self._asked: set[int] = set()
-        self._began = time.monotonic()
-
-    def ask(self, partition: int) -> None:
-        """This partition is asked: for the second time in a turn, it is the next one."""
-        if partition in self._asked:
-            self._turn()
-        self._asked.add(partition)
-
-    def _turn(self) -> None:
-        now = time.monotonic()
-        took, self._began = now - self._began, now
-        if took > _LONG:
-            # One that nothing was read in was long for some other reason.
-            if self.left < self._most:
-                self._most = max(_FEWEST, self._most // 2)
-        elif took < _SHORT and self.left <= 0:
-            self._most = min(_MOST, 2 * self._most)
-        self.left = self._most
-        self._asked.clear()
-
-
 class _Reader:
     """One thread's consumer over all the partitions that it reads: one look at the log serves them all."""
 
@@ -291,7 +194,7 @@ class _Reader:
         self._consumer: Consumer | None = None
         self._next: dict[int, int] = {}
         self._waiting: dict[int, deque[Message]] = {}
-        self._budget = _Budget()
+        self._budget = Budget()
         self._rest_until = 0.0
 
     def add(self, partition: int, offset: int) -> None:
@@ -320,9 +223,9 @@ class _Reader:
         return time.monotonic() < self._rest_until
 
     def _look(self) -> None:
-        if sum(map(len, self._waiting.values())) >= _POLL:
+        if sum(map(len, self._waiting.values())) >= POLL:
             return  # What was read before is taken first: memory stays bounded.
-        most = min(_POLL, self._budget.left)
+        most = min(POLL, self._budget.left)
         try:
             if self._consumer is None:
                 self._consumer = self._log.consumer(self._topic, dict(self._next))
@@ -341,7 +244,7 @@ class _Reader:
             self._next[message.partition] = message.offset + 1
         self._budget.left -= len(messages)
         if len(messages) < most:
-            self._rest_until = time.monotonic() + _NAP.total_seconds() / 2
+            self._rest_until = time.monotonic() + NAP.total_seconds() / 2
 
     def _drop_consumer(self) -> None:
         if self._consumer is not None:
@@ -366,7 +269,7 @@ class _Partition(StatefulSourcePartition[tuple[str, Message], int]):
             messages = self._reader.take(self._partition)
         # One that gets nothing because others had the turn is not idle.
         self._idle = not messages and self._reader.resting
-        _Pace.here().ask(idle=self._idle)
+        Pace.here().ask(idle=self._idle)
         if messages:
             self._offset = messages[-1].offset + 1
             if self._monitor is not None:
@@ -374,7 +277,7 @@ class _Partition(StatefulSourcePartition[tuple[str, Message], int]):
         return [(self._key, m) for m in messages]
 
     def next_awake(self) -> datetime | None:
-        return datetime.now(UTC) + _NAP if self._idle else None
+        return datetime.now(UTC) + NAP if self._idle else None
 
     def snapshot(self) -> int:
         return self._offset

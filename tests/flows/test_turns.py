@@ -4,13 +4,14 @@ from collections import deque
 
 import pytest
 
-from flows import engine
-from flows.engine import _FEWEST, _MOST, _POLL, _Reader
+from flows import pace
+from flows.engine import _Reader
+from flows.pace import _FEWEST, _MOST, POLL
 from nephoscope.topics import Message
 
 
 class Log:
-    """Partitions of which all but one are short; its consumer hands out what comes first in the log."""
+    """Partitions of these lengths; its consumer hands out what comes first in the log."""
 
     def __init__(self, lengths):
         self.lengths = lengths
@@ -36,7 +37,7 @@ class Consumer:
 def clock(monkeypatch):
     """Time that passes when it is told to."""
     now = [1000.0]
-    monkeypatch.setattr(engine.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(pace.time, "monotonic", lambda: now[0])
     return now
 
 
@@ -62,7 +63,7 @@ def test_turns_that_take_long_become_small_and_large_again(clock):
     assert min(sizes[-10:]) > 0
 
     sizes = [len(turn(reader, 8, clock, 0.00001)) for _ in range(60)]
-    assert max(sizes) > _POLL
+    assert max(sizes) > POLL
     assert max(sizes) <= 2 * _MOST
 
 
@@ -73,7 +74,7 @@ def test_one_that_waits_for_the_epoch_of_others_is_not_slow(clock):
     for _ in range(20):
         clock[0] += 30
         assert turn(reader, 2, clock, 0.0) == []
-    assert reader._budget.left == reader._budget._most >= _POLL
+    assert reader._budget.left == reader._budget._most >= POLL
 
 
 def test_every_partition_gets_its_messages_in_order_however_small_the_turns(clock):
